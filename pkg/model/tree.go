@@ -1,0 +1,210 @@
+package model
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"io/fs"
+	"path"
+	"sort"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Blob identifies immutable content.
+type Blob struct {
+	Digest digest.Digest `json:"digest"`
+	// Size in bytes.
+	Size int64 `json:"size"`
+}
+
+// File is one entry of a Tree: a regular file, a directory or a symbolic link, as the type bits of Mode say.
+type File struct {
+	// Path is relative to the model's root, in the form that CleanPath returns.
+	Path string `json:"path"`
+	// Mode has permission bits and fs.ModeDir or fs.ModeSymlink; nothing else.
+	Mode fs.FileMode `json:"mode"`
+	// Blob is the content of a regular file.
+	Blob Blob `json:"blob,omitzero"`
+	// Link is the target of a symbolic link, relative to the link's directory.
+	Link string `json:"link,omitempty"`
+}
+
+// Executable reports whether the file is a regular one that somebody may execute.
+func (f File) Executable() bool { return f.Mode.IsRegular() && f.Mode&0o111 != 0 }
+
+// Member is one entry of an archive layer, as it stands in the archive: the name is not corrected or trusted yet.
+// The same layer has the same members whichever format refers to it.
+type Member struct {
+	Name string `json:"name"`
+	// Mode has permission bits and the type bits of fs.FileMode. A device has fs.ModeDevice and so on.
+	Mode fs.FileMode `json:"mode"`
+	// Blob is the content of a regular file.
+	Blob Blob `json:"blob,omitzero"`
+	// Link is the target of a symbolic link, or of a hard link where Hard is set.
+	Link string `json:"link,omitempty"`
+	Hard bool   `json:"hard,omitempty"`
+}
+
+// Tree is a model as a directory: files sorted by path, every parent directory implied, no path twice.
+// It is immutable once NewTree has returned it.
+type Tree []File
+
+// maxLinkHops bounds the resolution of symbolic links, as the kernel's own limit does.
+const maxLinkHops = 40
+
+// NewTree sorts and checks the files. It refuses with ErrInvalid: paths that CleanPath would not return, a path twice,
+// a file below something that is not a directory, other types than regular, directory and symbolic link, and links
+// that leave the tree or run in circles. Permission bits are reduced to what a shared read-only file can have: 0444,
+// and 0555 where any execute bit is set; directories have 0555.
+func NewTree(files []File) (Tree, error) {
+	t := make(Tree, len(files))
+	copy(t, files)
+	sort.Slice(t, func(i, j int) bool { return t[i].Path < t[j].Path })
+	byPath := make(map[string]*File, len(t))
+	for i := range t {
+		f := &t[i]
+		clean, err := CleanPath(f.Path)
+		if err != nil {
+			return nil, err
+		}
+		if clean != f.Path {
+			return nil, fmt.Errorf("path %q is not in its clean form %q: %w", f.Path, clean, ErrInvalid)
+		}
+		if byPath[f.Path] != nil {
+			return nil, fmt.Errorf("path %q appears twice: %w", f.Path, ErrInvalid)
+		}
+		if err := f.normalise(); err != nil {
+			return nil, err
+		}
+		byPath[f.Path] = f
+	}
+	for i := range t {
+		for dir := path.Dir(t[i].Path); dir != "."; dir = path.Dir(dir) {
+			if parent := byPath[dir]; parent != nil && !parent.Mode.IsDir() {
+				return nil, fmt.Errorf("path %q lies below %q, which is not a directory: %w", t[i].Path, dir, ErrInvalid)
+			}
+		}
+		if t[i].Mode&fs.ModeSymlink != 0 {
+			if err := checkLink(byPath, t[i]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return t, nil
+}
+
+func (f *File) normalise() error {
+	switch f.Mode.Type() {
+	case 0:
+		if _, err := ParseDigest(f.Blob.Digest.String()); err != nil {
+			return fmt.Errorf("file %q: %w", f.Path, err)
+		}
+		if f.Blob.Size < 0 {
+			return fmt.Errorf("file %q has the negative size %d: %w", f.Path, f.Blob.Size, ErrInvalid)
+		}
+		if f.Mode&0o111 != 0 {
+			f.Mode = 0o555
+		} else {
+			f.Mode = 0o444
+		}
+		f.Link = ""
+	case fs.ModeDir:
+		f.Mode, f.Blob, f.Link = fs.ModeDir|0o555, Blob{}, ""
+	case fs.ModeSymlink:
+		f.Mode, f.Blob = fs.ModeSymlink|0o777, Blob{}
+	default:
+		return fmt.Errorf("%q is a special file (%s); models have regular files, directories and links only: %w", f.Path, f.Mode.Type(), ErrInvalid)
+	}
+	return nil
+}
+
+// checkLink follows the link through the tree, component by component, as the kernel would.
+func checkLink(byPath map[string]*File, link File) error {
+	bad := func(why string) error {
+		return fmt.Errorf("symbolic link %q -> %q %s: %w", link.Path, link.Link, why, ErrInvalid)
+	}
+	if link.Link == "" || len(link.Link) > maxPathLength || strings.ContainsRune(link.Link, 0) {
+		return bad("has no usable target")
+	}
+	var at []string
+	if dir := path.Dir(link.Path); dir != "." {
+		at = strings.Split(dir, "/")
+	}
+	todo := strings.Split(link.Link, "/")
+	if strings.HasPrefix(link.Link, "/") {
+		return bad("is absolute")
+	}
+	for hops := 0; len(todo) > 0; {
+		part := todo[0]
+		todo = todo[1:]
+		switch part {
+		case "", ".":
+			continue
+		case "..":
+			if len(at) == 0 {
+				return bad("leaves the model's directory")
+			}
+			at = at[:len(at)-1]
+			continue
+		}
+		next := append(at[:len(at):len(at)], part)
+		if f := byPath[strings.Join(next, "/")]; f != nil && f.Mode&fs.ModeSymlink != 0 {
+			if hops++; hops > maxLinkHops {
+				return bad("runs in a circle")
+			}
+			if strings.HasPrefix(f.Link, "/") {
+				return bad("leads to an absolute link")
+			}
+			todo = append(strings.Split(f.Link, "/"), todo...)
+			continue
+		}
+		at = next
+	}
+	return nil
+}
+
+// Digest identifies the tree: two trees with the same paths, modes, links and contents have the same one.
+func (t Tree) Digest() digest.Digest {
+	h := sha256.New()
+	for _, f := range t {
+		fmt.Fprintf(h, "%o %q %s %q\n", uint32(f.Mode), f.Path, f.Blob.Digest, f.Link)
+	}
+	return digest.NewDigest(digest.SHA256, h)
+}
+
+// Size is the sum of the sizes of the distinct blobs, in bytes: what the tree takes on disk.
+func (t Tree) Size() int64 {
+	var n int64
+	for _, b := range t.Blobs() {
+		n += b.Size
+	}
+	return n
+}
+
+// Blobs lists the distinct blobs in the order of their first use.
+func (t Tree) Blobs() []Blob {
+	seen := make(map[digest.Digest]bool, len(t))
+	var out []Blob
+	for _, f := range t {
+		if f.Mode.IsRegular() && !seen[f.Blob.Digest] {
+			seen[f.Blob.Digest] = true
+			out = append(out, f.Blob)
+		}
+	}
+	return out
+}
+
+// Lookup finds the entry at a clean path; ok is also true for a directory that is only implied.
+func (t Tree) Lookup(p string) (f File, ok bool) {
+	i := sort.Search(len(t), func(i int) bool { return t[i].Path >= p })
+	if i < len(t) && t[i].Path == p {
+		return t[i], true
+	}
+	// Paths sort by bytes, so "a-b" stands between "a" and "a/b": search for the prefix itself.
+	i = sort.Search(len(t), func(i int) bool { return t[i].Path >= p+"/" })
+	if i < len(t) && strings.HasPrefix(t[i].Path, p+"/") {
+		return File{Path: p, Mode: fs.ModeDir | 0o555}, true
+	}
+	return File{}, false
+}

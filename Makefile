@@ -1,0 +1,86 @@
+# Everything that a person and CI do here. `make` alone lists it.
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+IMAGE   ?= model-csi:$(VERSION)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+GOARCH  ?= $(shell go env GOARCH)
+# How long each fuzz target runs.
+FUZZTIME ?= 10s
+# Modules besides the root: their dependencies stay out of the product's.
+MODULES := test hack test/e2e
+
+# Tools are built once for each version and kept between checkouts.
+TOOLS         ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/model-csi/tools
+GOLANGCI_LINT := $(TOOLS)/golangci-lint@v2.15.0
+HELM          := $(TOOLS)/helm@v4.3.1
+HELM_DOCS     := $(TOOLS)/helm-docs@v1.14.2
+
+.DEFAULT_GOAL := help
+.PHONY: help build cross demo test lint fuzz image e2e cluster bench chart generate check-generated tools clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Build bin/model-csi, a static binary
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/model-csi ./cmd/model-csi
+
+cross: ## Build bin/model-csi-linux-ARCH for every supported architecture
+	CGO_ENABLED=0 GOOS=linux GOARCH=amd64 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/model-csi-linux-amd64 ./cmd/model-csi
+	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/model-csi-linux-arm64 ./cmd/model-csi
+
+demo: build root ## Publish a model from a real registry over CSI, on this machine alone (root)
+	cd hack && go run ./demo -binary ../bin/model-csi
+
+test: root ## Vet and run all tests under the race detector, with real mounts (root)
+	go vet ./... && go test -race ./...
+	cd test && go vet ./... && go test -race ./...
+
+lint: $(GOLANGCI_LINT) ## Run golangci-lint, import rules included, over every module
+	$(GOLANGCI_LINT) run ./...
+	for m in $(MODULES); do (cd $$m && $(GOLANGCI_LINT) run ./...) || exit 1; done
+
+fuzz: ## Run every fuzz target for FUZZTIME (10s)
+	hack/fuzz.sh $(FUZZTIME)
+
+image: ## Build the container image with docker buildx
+	docker buildx build --build-arg VERSION=$(VERSION) --tag $(IMAGE) --load .
+
+e2e: root ## Run the end-to-end tests on a real Kubernetes node made for them (root)
+	cd test/e2e && go test -count=1 -v -timeout 45m ./...
+
+cluster: root ## Leave the end-to-end cluster running for a person (root)
+	cd test/e2e && go run ./cmd/cluster up
+
+bench: build root ## Measure pulls and publishes (root)
+	cd hack && go run ./bench -binary ../bin/model-csi
+
+chart: $(HELM) ## Lint the Helm chart and render it with every values file of its ci directory
+	hack/chart.sh $(HELM)
+
+generate: $(HELM) $(HELM_DOCS) ## Render deploy/ from the chart, and the tables of the documentation
+	hack/generate.sh $(HELM) $(HELM_DOCS)
+
+check-generated: $(HELM) $(HELM_DOCS) ## Fail when something generated is out of date
+	hack/generate.sh --check $(HELM) $(HELM_DOCS)
+
+tools: $(GOLANGCI_LINT) $(HELM) $(HELM_DOCS) ## Build the tools that lint and generate need
+
+clean: ## Remove what was built here (the tools stay)
+	rm -rf bin dist
+
+.PHONY: root
+root:
+	@test "$$(id -u)" = 0 || { echo 'This needs root: it mounts filesystems. Run it as root, for example with sudo.' >&2; exit 1; }
+
+# go install names the binary after the package; the version becomes part of the name here.
+define install
+	@mkdir -p $@.tmp && echo "building $(@F)" && GOFLAGS= GOBIN=$@.tmp go install $(1)@$(lastword $(subst @, ,$(@F)))
+	@mv $@.tmp/$(firstword $(subst @, ,$(@F))) $@ && rmdir $@.tmp
+endef
+
+$(GOLANGCI_LINT):
+	$(call install,github.com/golangci/golangci-lint/v2/cmd/golangci-lint)
+$(HELM):
+	$(call install,helm.sh/helm/v4/cmd/helm)
+$(HELM_DOCS):
+	$(call install,github.com/norwoodj/helm-docs/cmd/helm-docs)

@@ -1,0 +1,303 @@
+package format
+
+import (
+	"fmt"
+	"io/fs"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/model-csi/model-csi/pkg/model"
+)
+
+const (
+	whiteoutPrefix = ".wh."
+	whiteoutOpaque = ".wh..wh..opq"
+	// whiteoutAUFS starts the names of AUFS' own files, which some old layers still have.
+	whiteoutAUFS = ".wh..wh."
+	// maxLinks bounds how many symbolic links one name leads through, as the kernel does.
+	maxLinks = 40
+)
+
+// landmarks are eStargz' own files at the root of a layer.
+var landmarks = []string{"stargz.index.json", ".prefetch.landmark", ".no.prefetch.landmark"}
+
+// node is a file or directory of a root file system that is being put together.
+type node struct {
+	file     model.File // without a path; Link as the layer has it
+	children map[string]*node
+}
+
+func newDir() *node {
+	return &node{file: model.File{Mode: fs.ModeDir}, children: map[string]*node{}}
+}
+
+// rootFS applies the layers in order, as the image specification says (layer.md, "Applying Changesets").
+func (p Plan) rootFS(members Members) ([]model.File, error) {
+	root := rootFS{top: newDir()}
+	for _, l := range p.Layers {
+		list := members(l.Blob.Digest)
+		if len(list) == 1 && list[0].Name == "" {
+			return nil, fmt.Errorf("layer %s: it is called %s and is no tar archive: %w", l.Blob.Digest, clip(l.MediaType), model.ErrInvalid)
+		}
+		if err := root.apply(list); err != nil {
+			return nil, fmt.Errorf("layer %s: %w", l.Blob.Digest, err)
+		}
+	}
+	return root.files()
+}
+
+// rootFS resolves every name as a process does whose root it is: absolute links start at the top, and ".." ends there.
+type rootFS struct{ top *node }
+
+// apply applies one layer. Whiteouts hide what is in lower layers and nothing of their own layer, wherever they stand
+// in it, so they go first.
+func (r rootFS) apply(list []model.Member) error {
+	names := make([]string, len(list))
+	for i, m := range list {
+		name, err := imageName(m.Name)
+		if err != nil {
+			return err
+		}
+		names[i] = name
+		if err := r.replaceByDir(name, m); err != nil {
+			return err
+		}
+	}
+	for _, name := range names {
+		if base := path.Base(name); strings.HasPrefix(base, whiteoutPrefix) {
+			if err := r.whiteout(path.Dir(name), base); err != nil {
+				return err
+			}
+		}
+	}
+	for i, m := range list {
+		name := names[i]
+		if name == "" || strings.Contains("/"+name, "/"+whiteoutPrefix) || slices.Contains(landmarks, name) {
+			continue
+		}
+		if err := r.put(name, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replaceByDir puts a directory in the place of a file or link of a lower layer, so that a whiteout below it does not
+// follow that link.
+func (r rootFS) replaceByDir(name string, m model.Member) error {
+	if !m.Mode.IsDir() || name == "" {
+		return nil
+	}
+	if old, err := r.lookup(name); err != nil || old == nil || old.file.Mode.IsDir() {
+		return err
+	}
+	return r.put(name, m)
+}
+
+// imageName cleans a member's name; "" is the root. Layers name files with and without a leading slash.
+func imageName(name string) (string, error) {
+	if path.Clean("/"+name) == "/" && !strings.Contains(name, "..") {
+		return "", nil
+	}
+	return model.CleanPath(strings.TrimLeft(name, "/"))
+}
+
+func (r rootFS) whiteout(dir, base string) error {
+	parent, err := r.directory(dir, false)
+	if err != nil || parent == nil {
+		return err
+	}
+	if base == whiteoutOpaque {
+		clear(parent.children)
+		return nil
+	}
+	if !strings.HasPrefix(base, whiteoutAUFS) {
+		delete(parent.children, strings.TrimPrefix(base, whiteoutPrefix))
+	}
+	return nil
+}
+
+// put adds a member. A directory merges with the one that is there; anything else replaces what is there.
+func (r rootFS) put(name string, m model.Member) error {
+	n := &node{file: model.File{Mode: m.Mode.Type() | m.Mode.Perm(), Blob: m.Blob, Link: m.Link}}
+	switch {
+	case m.Hard:
+		target, err := imageName(m.Link)
+		if err != nil {
+			return fmt.Errorf("hard link %q: %w", name, err)
+		}
+		linked, err := r.lookup(target)
+		if err != nil {
+			return fmt.Errorf("hard link %q: %w", name, err)
+		}
+		if linked == nil || linked.file.Mode.IsDir() {
+			return fmt.Errorf("hard link %q -> %q does not lead to an earlier file: %w", name, clip(m.Link), model.ErrInvalid)
+		}
+		n = linked
+	case n.file.Mode.IsDir():
+		n.children = map[string]*node{}
+	case n.file.Mode.Type() == fs.ModeSymlink:
+		if err := checkLink(name, m.Link); err != nil {
+			return err
+		}
+	case n.file.Mode.IsRegular():
+	default:
+		return nil // devices and pipes mean nothing on a read-only mount without devices
+	}
+	parent, err := r.directory(path.Dir(name), true)
+	if err != nil {
+		return fmt.Errorf("%q: %w", name, err)
+	}
+	base := path.Base(name)
+	if old := parent.children[base]; old != nil && old.file.Mode.IsDir() && n.file.Mode.IsDir() {
+		old.file = n.file
+		return nil
+	}
+	parent.children[base] = n
+	return nil
+}
+
+// lookup finds a name without following a link at its end; nil when it does not exist.
+func (r rootFS) lookup(name string) (*node, error) {
+	parent, err := r.directory(path.Dir(name), false)
+	if err != nil || parent == nil {
+		return nil, err
+	}
+	return parent.children[path.Base(name)], nil
+}
+
+// directory finds a directory, following links, and makes what is missing if make is set; otherwise a missing one is
+// nil. A file in the way is an error when making, and nothing otherwise.
+func (r rootFS) directory(name string, make bool) (*node, error) {
+	stack := []*node{r.top}
+	todo := strings.Split(name, "/")
+	for links := 0; len(todo) > 0; {
+		part := todo[0]
+		todo = todo[1:]
+		switch part {
+		case "", ".":
+			continue
+		case "..":
+			stack = stack[:max(1, len(stack)-1)]
+			continue
+		}
+		at := stack[len(stack)-1]
+		next := at.children[part]
+		switch {
+		case next == nil && !make:
+			return nil, nil
+		case next == nil:
+			next = newDir()
+			at.children[part] = next
+		case next.file.Mode.Type() == fs.ModeSymlink:
+			if links++; links > maxLinks {
+				return nil, fmt.Errorf("symbolic link %q -> %q runs in a circle: %w", part, clip(next.file.Link), model.ErrInvalid)
+			}
+			if strings.HasPrefix(next.file.Link, "/") {
+				stack = stack[:1]
+			}
+			todo = append(strings.Split(next.file.Link, "/"), todo...)
+			continue
+		case !next.file.Mode.IsDir() && make:
+			return nil, fmt.Errorf("%q is a file and not a directory: %w", part, model.ErrInvalid)
+		case !next.file.Mode.IsDir():
+			return nil, nil
+		}
+		stack = append(stack, next)
+	}
+	return stack[len(stack)-1], nil
+}
+
+// files lists everything with its path, links made relative.
+func (r rootFS) files() ([]model.File, error) {
+	var out []model.File
+	var walk func(dir string, n *node) error
+	walk = func(dir string, n *node) error {
+		for _, name := range slices.Sorted(maps.Keys(n.children)) {
+			child := n.children[name]
+			f := child.file
+			f.Path = path.Join(dir, name)
+			if _, err := model.CleanPath(f.Path); err != nil {
+				return err // links can make a path deeper than its name was
+			}
+			if f.Mode.Type() == fs.ModeSymlink {
+				link, err := r.rebase(f)
+				if err != nil {
+					return err
+				}
+				f.Link = link
+			}
+			out = append(out, f)
+			if err := walk(f.Path, child); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return out, walk("", r.top)
+}
+
+// rebase makes a link relative that starts at the root or climbs above it, so that it leads to the same place wherever
+// the tree is mounted.
+func (r rootFS) rebase(f model.File) (string, error) {
+	depth := strings.Count(f.Path, "/")
+	up := strings.Repeat("../", depth)
+	link := f.Link
+	if strings.HasPrefix(link, "/") {
+		link = up + strings.TrimLeft(link, "/")
+	}
+	at, escaped, err := r.follow(path.Dir(f.Path), link)
+	if err != nil {
+		return "", fmt.Errorf("symbolic link %q: %w", f.Path, err)
+	}
+	if escaped {
+		link = up + strings.Join(at, "/")
+	}
+	if link == "" {
+		link = "."
+	}
+	return link, nil
+}
+
+// follow walks a link from dir to its end. escaped says that ".." was used at the root on the way, which is allowed in
+// an image and leads out of a tree.
+func (r rootFS) follow(dir, link string) (at []string, escaped bool, err error) {
+	if dir != "." {
+		at = strings.Split(dir, "/")
+	}
+	todo := strings.Split(link, "/")
+	for links := 0; len(todo) > 0; {
+		part := todo[0]
+		todo = todo[1:]
+		switch part {
+		case "", ".":
+			continue
+		case "..":
+			if len(at) == 0 {
+				escaped = true
+				continue
+			}
+			at = at[:len(at)-1]
+			continue
+		}
+		next := append(at[:len(at):len(at)], part)
+		n, err := r.lookup(strings.Join(next, "/"))
+		if err != nil {
+			return nil, false, err
+		}
+		if n != nil && n.file.Mode.Type() == fs.ModeSymlink {
+			if links++; links > maxLinks {
+				return nil, false, fmt.Errorf("it runs in a circle: %w", model.ErrInvalid)
+			}
+			if strings.HasPrefix(n.file.Link, "/") {
+				at = nil
+			}
+			todo = append(strings.Split(n.file.Link, "/"), todo...)
+			continue
+		}
+		at = next
+	}
+	return at, escaped, nil
+}

@@ -1,0 +1,328 @@
+package ingest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/model-csi/model-csi/pkg/model"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestFile(t *testing.T) {
+	const size = 1<<20 + 12345 // five spans, the last one short and unaligned
+	tests := []struct {
+		name  string
+		spoil func(request, offset int64, a *answer)
+		kind  error // of the expected failure; nil when the blob must arrive
+		// sent is the most bytes that may be transferred, in percent of the blob; 0 means 100.
+		sent int64
+	}{
+		{name: "clean"},
+		{name: "every first answer refused", spoil: func(r, _ int64, a *answer) {
+			if r%2 == 1 {
+				a.err = unavailable
+			}
+		}},
+		{name: "reset in the middle", spoil: func(r, _ int64, a *answer) {
+			if r <= 4 {
+				a.body, a.fail = a.body[:len(a.body)/2], errors.New("connection reset by peer")
+			}
+		}},
+		{name: "reset after one byte", spoil: func(r, _ int64, a *answer) {
+			if r <= 3 {
+				a.body, a.fail = a.body[:1], errors.New("connection reset by peer")
+			}
+		}},
+		{name: "reset before the last byte", spoil: func(r, _ int64, a *answer) {
+			if r <= 3 && len(a.body) > 1 {
+				a.body, a.fail = a.body[:len(a.body)-1], errors.New("connection reset by peer")
+			}
+		}},
+		{name: "short answer", spoil: func(r, _ int64, a *answer) {
+			if r <= 3 && len(a.body) > 10 {
+				a.body = a.body[:10]
+			}
+		}},
+		{name: "no ranges", sent: 600, spoil: whole},
+		{name: "no ranges and no length", sent: 600, spoil: func(r, o int64, a *answer) {
+			whole(r, o, a)
+			a.length = -1
+		}},
+		{name: "no ranges and resets", sent: 900, spoil: func(r, o int64, a *answer) {
+			whole(r, o, a)
+			if r%2 == 0 {
+				a.body, a.fail = a.body[:len(a.body)*int(min(r, 9))/10], errors.New("connection reset by peer")
+			}
+		}},
+		{name: "ranges refused after a while", sent: 600, spoil: func(r, o int64, a *answer) {
+			if r > 2 {
+				whole(r, o, a)
+			}
+		}},
+		{name: "wrong range", sent: 600, spoil: func(_, o int64, a *answer) {
+			if o > 0 {
+				a.offset = o + 7
+			}
+		}},
+		{name: "stall", spoil: func(r, _ int64, a *answer) {
+			if r <= 2 {
+				a.pause = time.Hour
+			}
+		}},
+		{name: "trickle", spoil: func(r, _ int64, a *answer) {
+			if r <= 2 {
+				a.pause = 150 * time.Millisecond
+			}
+		}},
+		{name: "asked to wait", spoil: func(r, _ int64, a *answer) {
+			if r <= 2 {
+				a.err = &model.RetryAfterError{After: 10 * time.Millisecond, Err: unavailable}
+			}
+		}},
+		{name: "one byte differs", kind: model.ErrCorrupt, spoil: func(_, o int64, a *answer) {
+			if o == 0 {
+				a.body = bytes.Clone(a.body)
+				a.body[len(a.body)-1] ^= 1
+			}
+		}},
+		{name: "too long", kind: model.ErrCorrupt, spoil: func(_, _ int64, a *answer) {
+			a.body, a.length = append(bytes.Clone(a.body), 'x'), -1
+		}, sent: 700},
+		{name: "another length announced", kind: model.ErrCorrupt, spoil: func(_, _ int64, a *answer) { a.length++ }},
+		{name: "gone", kind: model.ErrNotFound, spoil: func(_, _ int64, a *answer) { a.err = model.ErrNotFound }},
+		{name: "denied in the middle", kind: model.ErrDenied, spoil: func(r, _ int64, a *answer) {
+			if r == 3 {
+				a.err = model.ErrDenied
+			}
+		}},
+	}
+	data := content(size, 1)
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := &server{data: data, spoil: tt.spoil}
+			f := newMemoryFile(size)
+			var progress atomic.Int64
+			job := Job{Blob: blobOf(data), Host: "h", Open: s.open, Progress: func(n int64) { progress.Add(n) }}
+			err := testEngine(t).File(t.Context(), job, f)
+			if !errors.Is(err, tt.kind) {
+				t.Fatalf("error %v, want %v", err, tt.kind)
+			}
+			if f.committed != (tt.kind == nil) {
+				t.Fatalf("committed: %v", f.committed)
+			}
+			if tt.kind != nil {
+				return
+			}
+			if !bytes.Equal(f.data, data) {
+				t.Fatal("other bytes arrived")
+			}
+			if limit := max(tt.sent, 100) * size / 100; s.sent.Load() > limit {
+				t.Errorf("%d bytes were sent for a blob of %d", s.sent.Load(), size)
+			}
+			if progress.Load() != size {
+				t.Errorf("progress ends at %d of %d", progress.Load(), size)
+			}
+		})
+	}
+}
+
+// whole answers a range with everything, as HTTP 200 does.
+func whole(_, _ int64, a *answer) {
+	a.body, a.offset, a.length = a.full, 0, int64(len(a.full))
+}
+
+func TestFileSizes(t *testing.T) {
+	for _, size := range []int{0, 1, 4095, 4096, minSpan - 1, minSpan, minSpan + 1, 4 * minSpan, 4*minSpan + 1} {
+		data := content(size, 2)
+		s := &server{data: data}
+		f := newMemoryFile(int64(size))
+		if err := testEngine(t).File(t.Context(), Job{Blob: blobOf(data), Open: s.open}, f); err != nil {
+			t.Fatalf("%d bytes: %v", size, err)
+		}
+		if !bytes.Equal(f.data, data) || !f.committed {
+			t.Fatalf("%d bytes: other bytes arrived", size)
+		}
+	}
+}
+
+func TestFileResumes(t *testing.T) {
+	data := content(40<<20, 3)
+	blob := blobOf(data)
+	h, err := resumeHash(blob.Digest, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const durable = 25<<20 + 4096
+	_, _ = h.Write(data[:durable])
+	state, err := h.(interface{ MarshalBinary() ([]byte, error) }).MarshalBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newMemoryFile(blob.Size)
+	copy(f.data, data[:durable])
+	f.offset, f.state = durable, state
+	s := &server{data: data}
+	if err := testEngine(t).File(t.Context(), Job{Blob: blob, Open: s.open}, f); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(f.data, data) {
+		t.Fatal("other bytes arrived")
+	}
+	if want := blob.Size - durable; s.sent.Load() != want {
+		t.Errorf("%d bytes were sent, %d were missing", s.sent.Load(), want)
+	}
+	t.Run("damaged state", func(t *testing.T) {
+		f := newMemoryFile(blob.Size)
+		f.offset, f.state = durable, []byte("nonsense")
+		if err := testEngine(t).File(t.Context(), Job{Blob: blob, Open: s.open}, f); !errors.Is(err, model.ErrCorrupt) {
+			t.Fatalf("error %v", err)
+		}
+	})
+}
+
+func TestFileCheckpoints(t *testing.T) {
+	data := content(minCheckpoint+20<<20, 4)
+	s := &server{data: data}
+	f := newMemoryFile(int64(len(data)))
+	if err := testEngine(t).File(t.Context(), Job{Blob: blobOf(data), Open: s.open}, f); err != nil {
+		t.Fatal(err)
+	}
+	if f.offset < minCheckpoint || f.state == nil {
+		t.Fatalf("the checkpoint is at %d", f.offset)
+	}
+	h, err := resumeHash(blobOf(data).Digest, f.state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, _ := resumeHash(blobOf(data).Digest, nil)
+	_, _ = want.Write(data[:f.offset])
+	if !bytes.Equal(h.Sum(nil), want.Sum(nil)) {
+		t.Fatal("the state is not that of the bytes before the checkpoint")
+	}
+}
+
+func TestFileCancelled(t *testing.T) {
+	data := content(1<<20, 5)
+	s := &server{data: data, spoil: func(r, _ int64, a *answer) {
+		if r == 2 {
+			a.pause = time.Hour
+		}
+	}}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	reason := errors.New("nobody wants it")
+	time.AfterFunc(50*time.Millisecond, func() { cancel(reason) })
+	f := newMemoryFile(int64(len(data)))
+	err := New(Options{}).File(ctx, Job{Blob: blobOf(data), Open: s.open}, f)
+	if !errors.Is(err, reason) || f.committed {
+		t.Fatalf("error %v, committed %v", err, f.committed)
+	}
+}
+
+func TestGivesUp(t *testing.T) {
+	e := New(Options{GiveUp: 50 * time.Millisecond})
+	s := &server{data: content(100, 6), spoil: func(_, _ int64, a *answer) { a.err = unavailable }}
+	var troubles atomic.Int64
+	job := Job{Blob: blobOf(s.data), Open: s.open, Trouble: func(error) { troubles.Add(1) }}
+	if err := e.File(t.Context(), job, newMemoryFile(100)); !errors.Is(err, model.ErrUnavailable) {
+		t.Fatalf("error %v", err)
+	}
+	if troubles.Load() == 0 {
+		t.Error("nobody was told about the trouble")
+	}
+}
+
+// TestBudget holds the memory of many blobs at once to the budget and the requests to the limit.
+func TestBudget(t *testing.T) {
+	e := New(Options{Memory: 2 * maxSpan, Connections: 3})
+	data := content(40<<20, 7)
+	var now, most atomic.Int64
+	s := &server{data: data}
+	open := func(ctx context.Context, off, n int64) (Body, error) {
+		if c := now.Add(1); c > most.Load() {
+			most.Store(c)
+		}
+		defer now.Add(-1)
+		time.Sleep(time.Millisecond)
+		return s.open(ctx, off, n)
+	}
+	done := make(chan error)
+	const blobs = 6
+	for range blobs {
+		go func() {
+			f := newMemoryFile(int64(len(data)))
+			err := e.File(t.Context(), Job{Blob: blobOf(data), Host: "h", Open: open}, f)
+			if err == nil && !bytes.Equal(f.data, data) {
+				err = errors.New("other bytes arrived")
+			}
+			done <- err
+		}()
+	}
+	for range blobs {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	if most.Load() > 3 {
+		t.Errorf("%d requests at once, 3 allowed", most.Load())
+	}
+	if e.buffers.mapped > 2*maxSpan {
+		t.Errorf("%d bytes are mapped, the budget is %d", e.buffers.mapped, 2*maxSpan)
+	}
+}
+
+// FuzzFile splits the answers as the fuzzer wants: whatever a server does, the right bytes arrive or there is an error.
+func FuzzFile(f *testing.F) {
+	f.Add([]byte{0, 1, 2, 3, 4, 5, 6, 7})
+	f.Add([]byte{2, 2, 2, 2, 2, 2, 6, 6, 6, 1, 1})
+	data := content(3*minSpan+77, 8)
+	f.Fuzz(func(t *testing.T, script []byte) {
+		s := &server{data: data, spoil: func(r, o int64, a *answer) {
+			if r > int64(len(script)) || r > 12 {
+				return
+			}
+			op := script[r-1]
+			cut := len(a.body) * int(op>>3) / 32
+			switch op & 7 {
+			case 1:
+				a.body = a.body[:cut]
+			case 2:
+				a.body, a.offset, a.length = data, 0, int64(len(data))
+			case 3:
+				a.offset = int64(cut)
+			case 4:
+				a.err = &model.RetryAfterError{After: time.Millisecond, Err: unavailable}
+			case 5:
+				a.body, a.fail = a.body[:cut], errors.New("reset")
+			case 6:
+				a.body = bytes.Clone(a.body)
+				if len(a.body) > 0 {
+					a.body[cut%len(a.body)] ^= 0x10
+				}
+			case 7:
+				a.length = int64(cut)
+			}
+		}}
+		file := newMemoryFile(int64(len(data)))
+		e := New(Options{IdleTimeout: 100 * time.Millisecond})
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		defer cancel()
+		err := e.File(ctx, Job{Blob: blobOf(data), Open: s.open}, file)
+		if file.committed != (err == nil) {
+			t.Fatalf("committed %v, error %v", file.committed, err)
+		}
+		if err == nil && !bytes.Equal(file.data, data) {
+			t.Fatal("wrong bytes were committed")
+		}
+		if e.buffers.out != 0 {
+			t.Fatalf("%d buffers were not given back", e.buffers.out)
+		}
+	})
+}

@@ -1,0 +1,223 @@
+package pull
+
+import (
+	"fmt"
+	"sort"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/model-csi/model-csi/pkg/format"
+	"github.com/model-csi/model-csi/pkg/model"
+)
+
+// trackers know how far each running pull is. Blobs are counted once, whoever fetches them, and summed by model.
+type trackers struct {
+	mu     sync.Mutex // guards models and blobs
+	models map[string]*tracker
+	blobs  map[digest.Digest]*counter
+}
+
+// counter is the progress of one blob that is on its way.
+type counter struct {
+	bytes   atomic.Int64
+	trouble atomic.Pointer[trouble]
+}
+
+type trouble struct {
+	text string
+	at   time.Time
+}
+
+// tracker is the progress of one model.
+type tracker struct {
+	all       *trackers
+	reference string
+	stop      chan struct{}
+
+	mu      sync.Mutex // guards what follows
+	total   int64
+	waiting map[digest.Digest]int64 // size of each layer that is not there yet
+	done    int64
+	samples []sample // one a second, the last rateWindow of them
+}
+
+type sample struct {
+	at    time.Time
+	bytes int64
+}
+
+// rateWindow is how many seconds the shown speed looks back.
+const rateWindow = 15
+
+func (ts *trackers) start(key, reference string, layers []format.Layer) *tracker {
+	t := &tracker{all: ts, reference: reference, stop: make(chan struct{}), waiting: make(map[digest.Digest]int64)}
+	t.expect(layers)
+	ts.mu.Lock()
+	if ts.models == nil {
+		ts.models, ts.blobs = make(map[string]*tracker), make(map[digest.Digest]*counter)
+	}
+	ts.models[key] = t
+	ts.mu.Unlock()
+	go t.sample()
+	return t
+}
+
+func (ts *trackers) end(key string, t *tracker) {
+	close(t.stop)
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if ts.models[key] == t {
+		delete(ts.models, key)
+	}
+}
+
+func (ts *trackers) get(key string) *tracker {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	return ts.models[key]
+}
+
+func (ts *trackers) counter(d digest.Digest) *counter {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	c := &counter{}
+	ts.blobs[d] = c
+	return c
+}
+
+func (ts *trackers) forget(d digest.Digest) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	delete(ts.blobs, d)
+}
+
+// expect adds layers to what the model waits for.
+func (t *tracker) expect(layers []format.Layer) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, l := range layers {
+		if _, ok := t.waiting[l.Blob.Digest]; !ok {
+			t.waiting[l.Blob.Digest] = l.Blob.Size
+			t.total += l.Blob.Size
+		}
+	}
+}
+
+func (t *tracker) finished(l format.Layer) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.done += t.waiting[l.Blob.Digest]
+	delete(t.waiting, l.Blob.Digest)
+}
+
+func (t *tracker) sample() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		p := t.progress()
+		t.mu.Lock()
+		t.samples = append(t.samples, sample{time.Now(), p.Done})
+		if len(t.samples) > rateWindow {
+			t.samples = t.samples[1:]
+		}
+		t.mu.Unlock()
+		select {
+		case <-tick.C:
+		case <-t.stop:
+			return
+		}
+	}
+}
+
+// Progress is how far a running pull is.
+type Progress struct {
+	Reference string `json:"reference"`
+	// Done and Total are in bytes, of what had to be fetched.
+	Done  int64 `json:"doneBytes"`
+	Total int64 `json:"totalBytes"`
+	// Rate in bytes a second over the last seconds.
+	Rate float64 `json:"bytesPerSecond"`
+	// Trouble is what last went wrong and is being tried again; empty when bytes flow.
+	Trouble string `json:"trouble,omitempty"`
+}
+
+// recentTrouble is how long ago a failure is still worth telling.
+const recentTrouble = 2 * time.Minute
+
+func (t *tracker) progress() Progress {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := Progress{Reference: t.reference, Done: t.done, Total: t.total}
+	t.all.mu.Lock()
+	var last *trouble
+	for d, size := range t.waiting {
+		if c := t.all.blobs[d]; c != nil {
+			p.Done += min(max(c.bytes.Load(), 0), size)
+			if tr := c.trouble.Load(); tr != nil && (last == nil || tr.at.After(last.at)) {
+				last = tr
+			}
+		}
+	}
+	t.all.mu.Unlock()
+	if last != nil && time.Since(last.at) < recentTrouble {
+		p.Trouble = last.text
+	}
+	if len(t.samples) > 0 {
+		first := t.samples[0]
+		if seconds := time.Since(first.at).Seconds(); seconds > 0.5 {
+			p.Rate = max(0, float64(p.Done-first.bytes)/seconds)
+		}
+	}
+	return p
+}
+
+// String is the sentence that a pod's events show, for example:
+//
+//	pulling registry.example.com/m/qwen3:8b: 43% (6.9 of 16 GiB, 412 MiB/s, about 23s left)
+func (p Progress) String() string {
+	percent := 100
+	if p.Total > 0 {
+		percent = int(p.Done * 100 / p.Total)
+	}
+	s := fmt.Sprintf("pulling %s: %d%% (%s of %s", p.Reference, percent, size(p.Done), size(p.Total))
+	if p.Rate >= 1 {
+		s += fmt.Sprintf(", %s/s", humanize.IBytes(uint64(p.Rate)))
+		left := time.Duration(float64(p.Total-p.Done) / p.Rate * float64(time.Second))
+		s += fmt.Sprintf(", about %s left", left.Round(time.Second))
+	}
+	s += ")"
+	if p.Trouble != "" {
+		s += "; last trouble: " + p.Trouble
+	}
+	return s
+}
+
+// Running lists the pulls under way, by reference.
+func (p *Puller) Running() []Progress {
+	p.running.mu.Lock()
+	all := make([]*tracker, 0, len(p.running.models))
+	for _, t := range p.running.models {
+		all = append(all, t)
+	}
+	p.running.mu.Unlock()
+	out := make([]Progress, 0, len(all))
+	for _, t := range all {
+		out = append(out, t.progress())
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Reference < out[j].Reference })
+	return out
+}
+
+// progressError is what a caller gets whose patience ended.
+func (p *Puller) progressError(j *job) error {
+	if t := p.running.get(j.key); t != nil {
+		progress := t.progress()
+		progress.Reference = j.ref.String() // another caller may have begun the pull under another name
+		return fmt.Errorf("%s: %w", progress, model.ErrPulling)
+	}
+	return fmt.Errorf("pulling %s: %w", j.ref, model.ErrPulling)
+}

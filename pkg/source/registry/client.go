@@ -1,0 +1,312 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync"
+
+	"oras.land/oras-go/v2/registry/remote/auth"
+
+	"github.com/model-csi/model-csi/pkg/model"
+)
+
+const (
+	// maxRedirects is what browsers and net/http allow.
+	maxRedirects = 10
+	// maxErrorBody is how much of an unwanted answer is kept. Real ones take a few hundred bytes.
+	maxErrorBody = 16 << 10
+)
+
+// client speaks to one endpoint as one identity. Challenges and tokens are the business of oras-go; redirects are
+// followed here, because what may be sent along depends on where they lead.
+type client struct {
+	endpoint *endpoint
+	cred     model.Credential
+	redact   redactor
+	// scope is what tokens are asked for.
+	scope string
+	// authorised reaches the endpoint's origin with credentials, bare reaches other origins without.
+	authorised *auth.Client
+	bare       *http.Client
+	userAgent  string
+}
+
+func (s *Source) client(e *endpoint, repository string, cred model.Credential) *client {
+	via := &gate{endpoint: e, guard: s.guard}
+	c := &client{
+		endpoint:  e,
+		cred:      cred,
+		redact:    newRedactor(cred, e.header),
+		scope:     auth.ScopeRepository(scopeName(e.base, repository), auth.ActionPull),
+		userAgent: s.options.UserAgent,
+		bare:      &http.Client{Transport: via, CheckRedirect: stayHere},
+	}
+	c.authorised = &auth.Client{
+		Client:   &http.Client{Transport: via, CheckRedirect: tokenRedirects},
+		Header:   http.Header{"User-Agent": {s.options.UserAgent}},
+		Cache:    auth.NewCache(), // of this identity alone
+		ClientID: s.options.UserAgent,
+		Credential: auth.StaticCredential(e.base.Host, auth.Credential{
+			Username:     cred.Username,
+			Password:     cred.Password.Reveal(),
+			RefreshToken: cred.RefreshToken.Reveal(),
+			AccessToken:  cred.AccessToken.Reveal(),
+		}),
+		BlockedRealmPrefixes: []netip.Prefix{}, // none: the gate and the dialer check every address, also those of redirects
+	}
+	return c
+}
+
+// scopeName is what the endpoint calls the repository: one below "/v2/" has its prefix in the name, as the projects of
+// a Harbor that caches another registry do.
+func scopeName(base *url.URL, repository string) string {
+	if prefix, ok := strings.CutPrefix(base.Path, "/v2/"); ok && prefix != "" {
+		return prefix + "/" + repository
+	}
+	return repository
+}
+
+// exchange accompanies the requests that one call of client.get causes.
+type exchange struct {
+	// url is what was asked of the endpoint; every other request under the same context is for a token.
+	url *url.URL
+	// mu guards last: ranges of one blob never share an exchange, but net/http may still be busy with a lost request.
+	mu   sync.Mutex
+	last *reply
+}
+
+func (x *exchange) note(r reply) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.last = &r
+}
+
+func (x *exchange) reply() *reply {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.last
+}
+
+type exchangeKey struct{}
+
+// answer is a response together with where it came from.
+type answer struct {
+	*http.Response
+	url *url.URL
+	// away says that redirects led to another origin.
+	away bool
+}
+
+// url returns the address of something in the repository.
+func (c *client) url(repository, kind, reference string) *url.URL {
+	u := c.endpoint.base.JoinPath(repository, kind, reference)
+	if c.endpoint.namespace != "" {
+		// Mirrors such as Spegel and Dragonfly learn from it which registry is meant, as they do from containerd.
+		u.RawQuery = url.Values{"ns": {c.endpoint.namespace}}.Encode()
+	}
+	return u
+}
+
+// get sends a request to the endpoint and follows its redirects. The answer may have any status but those of redirects;
+// the caller closes its body. A failure is about the subject.
+func (c *client) get(ctx context.Context, s subject, method string, u *url.URL, header http.Header) (*answer, *failure) {
+	x := &exchange{url: u}
+	scoped := auth.WithScopesForHost(context.WithValue(ctx, exchangeKey{}, x), c.endpoint.base.Host, c.scope)
+	for away, hops := false, 0; ; hops++ {
+		if hops > maxRedirects {
+			return nil, s.fail(model.ErrUnavailable, fmt.Sprintf("%s: more than %d redirects", c.endpoint.base.Host, maxRedirects), "")
+		}
+		away = away || !sameOrigin(u, c.endpoint.base)
+		x.url = u
+		resp, err := c.send(scoped, method, u, header, away)
+		if err != nil {
+			return nil, s.network(ctx, u.Host, err, x.reply())
+		}
+		location := resp.Header.Get("Location")
+		if !isRedirect(resp.StatusCode) || location == "" {
+			return &answer{Response: resp, url: u, away: away}, nil
+		}
+		drain(resp.Body)
+		next, err := redirectTarget(u, location)
+		if err != nil {
+			return nil, s.fail(model.ErrDenied, fmt.Sprintf("%s redirects: %v", u.Host, err), "")
+		}
+		u = next
+	}
+}
+
+// away asks a URL on another origin than the endpoint's, as an earlier redirect gave it.
+func (c *client) away(ctx context.Context, s subject, u *url.URL, header http.Header) (*answer, *failure) {
+	ctx = context.WithValue(ctx, exchangeKey{}, &exchange{url: u})
+	resp, err := c.send(ctx, http.MethodGet, u, header, true)
+	if err != nil {
+		return nil, s.network(ctx, u.Host, err, nil)
+	}
+	return &answer{Response: resp, url: u, away: true}, nil
+}
+
+func (c *client) send(ctx context.Context, method string, u *url.URL, header http.Header, away bool) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	if away {
+		req.Header = header.Clone()
+		req.Header.Set("User-Agent", c.userAgent)
+		return c.bare.Do(req)
+	}
+	req.Header = c.endpoint.header.Clone()
+	if req.Header == nil {
+		req.Header = http.Header{}
+	}
+	for key, values := range header {
+		req.Header[key] = values
+	}
+	return c.authorised.Do(req)
+}
+
+// stayHere is the CheckRedirect of clients whose caller follows redirects itself.
+func stayHere(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
+// tokenRedirects leaves redirects of the registry to client.get and follows those of token services. What it permits,
+// oras-go and the gate have checked.
+func tokenRedirects(_ *http.Request, via []*http.Request) error {
+	x, ok := via[0].Context().Value(exchangeKey{}).(*exchange)
+	if !ok || via[0].URL.String() == x.url.String() {
+		return http.ErrUseLastResponse
+	}
+	if len(via) > maxRedirects {
+		return &refusedError{fmt.Sprintf("token service %s: more than %d redirects", via[0].URL.Host, maxRedirects)}
+	}
+	return nil
+}
+
+func isRedirect(status int) bool {
+	switch status {
+	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		return true
+	}
+	return false
+}
+
+// redirectTarget reads a Location. Errors do not show it: it can be a signed URL.
+func redirectTarget(from *url.URL, location string) (*url.URL, error) {
+	u, err := from.Parse(location)
+	switch {
+	case err != nil || u.Hostname() == "":
+		return nil, errors.New("its Location is not a URL")
+	case u.Scheme != "https" && u.Scheme != "http":
+		return nil, fmt.Errorf("its Location has the scheme %q", bounded(u.Scheme))
+	case u.Scheme == "http" && from.Scheme == "https":
+		return nil, fmt.Errorf("its Location leaves TLS for plain HTTP at %s", bounded(u.Host))
+	case u.User != nil:
+		return nil, fmt.Errorf("its Location has a user in the URL of %s", bounded(u.Host))
+	}
+	u.Fragment, u.RawFragment = "", ""
+	return u, nil
+}
+
+// sameOrigin compares scheme, host and port.
+func sameOrigin(a, b *url.URL) bool {
+	return a.Scheme == b.Scheme && strings.EqualFold(a.Hostname(), b.Hostname()) && portOf(a) == portOf(b)
+}
+
+func portOf(u *url.URL) string {
+	if p := u.Port(); p != "" {
+		return p
+	}
+	if u.Scheme == "https" {
+		return "443"
+	}
+	return "80"
+}
+
+// refusedError says that the client does not send a request on principle.
+type refusedError struct{ why string }
+
+func (e *refusedError) Error() string { return e.why }
+func (e *refusedError) Unwrap() error { return model.ErrDenied }
+
+// gate is what every request on behalf of an endpoint passes, whoever makes it: ours, and those of oras-go for tokens.
+type gate struct {
+	endpoint *endpoint
+	guard    guard
+}
+
+// RoundTrip implements http.RoundTripper.
+func (g *gate) RoundTrip(req *http.Request) (*http.Response, error) {
+	x, _ := req.Context().Value(exchangeKey{}).(*exchange)
+	token := x != nil && req.URL.String() != x.url.String()
+	if err := g.permit(req.URL, token); err != nil {
+		return nil, err
+	}
+	via := g.endpoint.other
+	if strings.EqualFold(req.URL.Hostname(), g.endpoint.base.Hostname()) {
+		via = g.endpoint.own
+	}
+	resp, err := via.RoundTrip(req)
+	if err != nil || resp.StatusCode < 400 {
+		return resp, err
+	}
+	if resp.StatusCode == http.StatusUnauthorized {
+		preferChallenge(resp.Header)
+	}
+	body := keep(resp)
+	if x != nil {
+		x.note(reply{host: req.URL.Host, status: resp.StatusCode, header: resp.Header, body: body, token: token})
+	}
+	return resp, nil
+}
+
+// permit checks a URL before anything is resolved or dialled.
+func (g *gate) permit(u *url.URL, token bool) error {
+	if u.User != nil {
+		return &refusedError{fmt.Sprintf("refused to go to a URL with a user in it, at %s", u.Host)}
+	}
+	base := g.endpoint.base
+	if u.Scheme == "http" {
+		switch local := isLoopbackHost(u.Hostname()) && g.endpoint.loopback; {
+		case base.Scheme == "https":
+			return &refusedError{fmt.Sprintf("refused to leave TLS for plain HTTP at %s", u.Host)}
+		case token && !local && !strings.EqualFold(u.Hostname(), base.Hostname()):
+			return &refusedError{fmt.Sprintf("refused to ask the token service %s over plain HTTP", u.Host)}
+		}
+	}
+	return g.guard.checkURL(u, g.endpoint.loopback)
+}
+
+// keep reads the start of an unwanted answer's body and puts it in the place of the body. A connection whose body was
+// read to its end serves again; oras-go closes the bodies of challenges unread, and would lose it.
+func keep(resp *http.Response) []byte {
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
+	drain(resp.Body)
+	resp.Body = io.NopCloser(bytes.NewReader(body))
+	return body
+}
+
+// drain reads what little is left of a body, so that the connection can be used again, and closes it.
+func drain(body io.ReadCloser) {
+	_, _ = io.CopyN(io.Discard, body, maxErrorBody)
+	_ = body.Close()
+}
+
+// preferChallenge puts the challenge that can be answered first: servers list others, such as Negotiate, in header
+// lines of their own, and oras-go reads the first line. Tokens say less than passwords, so they come before them.
+func preferChallenge(h http.Header) {
+	for _, scheme := range []string{"bearer", "basic"} {
+		for _, challenge := range h.Values("WWW-Authenticate") {
+			name, _, _ := strings.Cut(strings.TrimLeft(challenge, " \t"), " ")
+			if strings.EqualFold(name, scheme) {
+				h.Set("WWW-Authenticate", strings.TrimLeft(challenge, " \t"))
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,332 @@
+package registry
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"oras.land/oras-go/v2/registry/remote/auth"
+	"oras.land/oras-go/v2/registry/remote/errcode"
+
+	"github.com/model-csi/model-csi/pkg/model"
+)
+
+// maxDetail bounds what a server's own words can add to an error, and maxCause the whole cause: an event has about a
+// thousand characters.
+const (
+	maxDetail = 200
+	maxCause  = 500
+)
+
+// maxRetryAfter bounds what a server can make a caller wait.
+const maxRetryAfter = time.Hour
+
+// failure is why one request failed. Its text is complete: what was asked of whom as whom, the cause, and what to do.
+type failure struct {
+	kind error
+	// cause is context.Canceled or context.DeadlineExceeded where the caller's context ended, else nil. No other error
+	// is kept: those of net/http and oras-go quote URLs, whose queries are secrets.
+	cause error
+	text  string
+	// status is the HTTP status that decided; 0 when there was no answer.
+	status int
+	// after is what Retry-After asked for.
+	after time.Duration
+	// again says that the same request may well succeed a moment later.
+	again bool
+}
+
+func (f *failure) Error() string { return f.text + ": " + f.kind.Error() }
+
+func (f *failure) Unwrap() []error {
+	if f.cause != nil {
+		return []error{f.kind, f.cause}
+	}
+	return []error{f.kind}
+}
+
+// err is the failure as callers see it.
+func (f *failure) err() error {
+	if f.after > 0 {
+		return &model.RetryAfterError{After: f.after, Err: f}
+	}
+	return f
+}
+
+// subject is what a request is about, for errors.
+type subject struct {
+	// what is "manifest v1", "blob sha256:..." and so on.
+	what string
+	ref  model.Ref
+	cred model.Credential
+	// mirror names the mirror that is asked; empty for the server.
+	mirror string
+	redact redactor
+}
+
+// fail makes a failure of this subject. why and hint are sentences without an end; hint may be empty.
+func (s subject) fail(kind error, why, hint string) *failure {
+	text := fmt.Sprintf("%s: %s: %s", s.ref, s.what, s.redact.clean(why, maxCause))
+	if hint != "" {
+		text += "; " + hint
+	}
+	return &failure{kind: kind, text: text}
+}
+
+// reply is an answer that was not wanted, kept for its words.
+type reply struct {
+	host   string
+	status int
+	header http.Header
+	// body is the beginning of the body.
+	body []byte
+	// token says that a token service answered rather than the registry, and away that it was a host to which the
+	// registry had redirected.
+	token, away bool
+}
+
+// status makes a failure of an answer with a status that was not wanted.
+func (s subject) status(r reply) *failure {
+	kind, again := kindOf(r.status)
+	who, hint := r.host+" as "+s.identity(), s.hint(kind)
+	switch {
+	case r.away:
+		who, hint = "storage host "+r.host, ""
+		if kind == model.ErrUnauthenticated || kind == model.ErrDenied {
+			kind, again = model.ErrUnavailable, true // the registry permitted it; a fresh link may do
+		}
+	case r.token:
+		who = "token service " + who
+		if kind == model.ErrNotFound || kind == model.ErrInvalid {
+			kind = model.ErrUnauthenticated // whatever it says, there is no token
+		}
+		hint = s.hint(kind)
+	}
+	why := fmt.Sprintf("HTTP %d from %s", r.status, who)
+	if detail := s.redact.clean(serverWords(r.body), maxDetail); detail != "" {
+		why += ": " + detail
+	}
+	f := s.fail(kind, why, hint)
+	f.status, f.again = r.status, again
+	if again {
+		f.after = retryAfter(r.header.Get("Retry-After"), time.Now())
+	}
+	return f
+}
+
+// identity names who asked. Mirrors are not shown the credential.
+func (s subject) identity() string { return s.cred.String() }
+
+func kindOf(status int) (kind error, again bool) {
+	switch status {
+	case http.StatusUnauthorized:
+		return model.ErrUnauthenticated, false
+	case http.StatusForbidden, http.StatusUnavailableForLegalReasons:
+		return model.ErrDenied, false
+	case http.StatusNotFound, http.StatusGone:
+		return model.ErrNotFound, false
+	case http.StatusTooManyRequests, http.StatusRequestTimeout, http.StatusTooEarly:
+		return model.ErrUnavailable, true
+	case http.StatusProxyAuthRequired:
+		return model.ErrUnavailable, false
+	}
+	switch {
+	case status >= 500:
+		return model.ErrUnavailable, true
+	case status >= 400:
+		return model.ErrInvalid, false
+	}
+	return model.ErrUnavailable, false // an answer out of place, as from a captive portal
+}
+
+// hint is the next step for whoever reads the error.
+func (s subject) hint(kind error) string {
+	registry := s.ref.Registry
+	switch {
+	case s.mirror != "":
+		return ""
+	case (kind == model.ErrUnauthenticated || kind == model.ErrDenied) && s.cred.IsAnonymous():
+		return fmt.Sprintf("check the name, or give the pod's volume a nodePublishSecretRef with a credential for registry %s", registry)
+	case kind == model.ErrUnauthenticated:
+		return fmt.Sprintf("registry %s did not accept this credential; check that it is valid and that the repository exists", registry)
+	case kind == model.ErrDenied:
+		return fmt.Sprintf("this credential may not pull %s; grant it pull access or give the pod's volume a nodePublishSecretRef with one that has it", s.ref.Name())
+	case kind == model.ErrNotFound && s.cred.IsAnonymous():
+		return "check the repository and the tag or digest; some registries answer so for private repositories without a credential"
+	case kind == model.ErrNotFound:
+		return "check the repository and the tag or digest"
+	}
+	return ""
+}
+
+// network makes a failure of a request that got no answer, or whose credentials could not be presented. last is the
+// last answer that was not wanted, if there was one.
+func (s subject) network(ctx context.Context, host string, err error, last *reply) *failure {
+	var (
+		denied   *deniedError
+		response *errcode.ErrorResponse
+		refused  *refusedError
+	)
+	switch {
+	case ctx.Err() != nil:
+		f := s.fail(model.ErrUnavailable, fmt.Sprintf("gave up waiting for %s: %v", host, ctx.Err()), "")
+		f.cause = ctx.Err()
+		return f
+	case errors.As(err, &denied):
+		return s.fail(model.ErrDenied, fmt.Sprintf("%s: %v", host, denied), "")
+	case errors.As(err, &refused):
+		return s.fail(model.ErrDenied, fmt.Sprintf("%s: %s", host, refused.why), "")
+	case errors.As(err, &response) && last != nil && last.status == response.StatusCode:
+		return s.status(*last) // a token service that refuses
+	case errors.Is(err, auth.ErrBasicCredentialNotFound) && last != nil:
+		return s.status(*last)
+	}
+	var transport *url.Error
+	if !errors.As(err, &transport) {
+		// What is left are oras-go's own objections to a challenge or to a token.
+		why := fmt.Sprintf("cannot authenticate at %s as %s: %s", host, s.identity(), innermost(err))
+		return s.fail(model.ErrUnauthenticated, why, "")
+	}
+	why, hint, again := describe(transport, s.ref.Registry)
+	if u, parseErr := url.Parse(transport.URL); parseErr == nil && u.Host != "" {
+		host = u.Host // it may be a token service or a redirect's target
+	}
+	f := s.fail(model.ErrUnavailable, fmt.Sprintf("%s: %s", host, why), hint)
+	f.again = again
+	return f
+}
+
+// describe says why there was no answer, without URLs.
+func describe(err *url.Error, registry string) (why, hint string, again bool) {
+	var (
+		verify *tls.CertificateVerificationError
+		record tls.RecordHeaderError
+		dns    *net.DNSError
+		unsure x509.UnknownAuthorityError
+	)
+	switch {
+	case errors.As(err, &unsure) || errors.As(err, &verify):
+		return "TLS: " + innermost(err), fmt.Sprintf("if the host has a private CA, name it as \"ca\" in the hosts.toml file of %s", registry), false
+	case errors.As(err, &record) || strings.Contains(err.Err.Error(), "HTTP response to HTTPS client"):
+		return "answers in plain HTTP", fmt.Sprintf("if that is meant, write server = \"http://%s\" into its hosts.toml file", registry), false
+	case errors.As(err, &dns) && dns.IsNotFound:
+		return fmt.Sprintf("no such host %q", bounded(dns.Name)), "check the name of the registry, and that the node can resolve it", true
+	case err.Timeout():
+		return "no answer in time", "", true
+	}
+	return innermost(err), "", true
+}
+
+// innermost is the text of the cause at the end of a chain of wrapping, where URLs are not repeated.
+func innermost(err error) string {
+	for {
+		inner := errors.Unwrap(err)
+		if inner == nil {
+			return err.Error()
+		}
+		if op, ok := err.(*net.OpError); ok {
+			return op.Op + ": " + op.Err.Error() // without the node's own address
+		}
+		err = inner
+	}
+}
+
+// serverWords extracts what a registry or a token service says in its own form of error. Other bodies, HTML pages for
+// example, say nothing.
+func serverWords(body []byte) string {
+	var said struct {
+		Errors []struct {
+			Code    string `json:"code"`
+			Message string `json:"message"`
+		} `json:"errors"`
+		Code        any    `json:"code"`
+		Message     string `json:"message"`
+		Details     string `json:"details"`
+		Error       string `json:"error"`
+		Description string `json:"error_description"`
+	}
+	// A wrong type in one field leaves the others filled.
+	_ = json.Unmarshal(body, &said)
+	if len(said.Errors) > 0 {
+		return join(said.Errors[0].Code, said.Errors[0].Message)
+	}
+	code, _ := said.Code.(string)
+	return join(code, said.Error, said.Message, said.Details, said.Description)
+}
+
+func join(parts ...string) string {
+	var out []string
+	for _, p := range parts {
+		if p = strings.TrimSpace(p); p != "" {
+			out = append(out, p)
+		}
+	}
+	return strings.Join(out, ": ")
+}
+
+// retryAfter reads the header of RFC 9110, section 10.2.3: seconds or a date. 0 means that it says nothing usable.
+func retryAfter(value string, now time.Time) time.Duration {
+	value = strings.TrimSpace(value)
+	var d time.Duration
+	if seconds, err := strconv.ParseUint(value, 10, 32); err == nil {
+		d = time.Duration(seconds) * time.Second
+	} else if at, err := http.ParseTime(value); err == nil {
+		d = at.Sub(now)
+	}
+	return min(max(d, 0), maxRetryAfter)
+}
+
+// bounded makes foreign text fit for a log line: printable, and not long.
+func bounded(s string) string { return printable(s, maxDetail) }
+
+// printable replaces what cannot be printed, and cuts the text after limit bytes.
+func printable(s string, limit int) string {
+	s = strings.Map(func(r rune) rune {
+		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, s)
+	s = strings.Join(strings.Fields(s), " ")
+	if len(s) > limit {
+		s = strings.ToValidUTF8(s[:limit], "") + "..."
+	}
+	return s
+}
+
+// wrap makes a failure of an error that is of a kind already.
+func (s subject) wrap(err error) *failure {
+	for _, kind := range []error{model.ErrInvalid, model.ErrUnsupported, model.ErrCorrupt, model.ErrTooLarge} {
+		if errors.Is(err, kind) {
+			return s.fail(kind, strings.TrimSuffix(err.Error(), ": "+kind.Error()), "")
+		}
+	}
+	return s.fail(model.ErrInvalid, err.Error(), "")
+}
+
+// broken makes a failure of a body that ended early.
+func (s subject) broken(ctx context.Context, host string, err error) *failure {
+	f := s.fail(model.ErrUnavailable, fmt.Sprintf("%s stopped sending: %s", host, innermost(err)), "")
+	f.again = true
+	if ctx.Err() != nil {
+		f.cause = ctx.Err()
+	}
+	return f
+}
+
+// reply keeps what an unwanted answer says. The gate has already shortened its body.
+func (a *answer) reply() reply {
+	body, _ := io.ReadAll(io.LimitReader(a.Body, maxErrorBody))
+	return reply{host: a.url.Host, status: a.StatusCode, header: a.Header, body: body, away: a.away}
+}

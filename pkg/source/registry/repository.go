@@ -1,0 +1,355 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/model-csi/model-csi/pkg/model"
+	"github.com/model-csi/model-csi/pkg/source"
+)
+
+const (
+	// maxManifest is what distribution and most registries accept.
+	maxManifest = 4 << 20
+	// maxConfig bounds a config that is worth reading; those of models take a few kilobytes.
+	maxConfig = 8 << 20
+	// maxIndexDepth is how many indexes may lead to a manifest.
+	maxIndexDepth = 3
+)
+
+// repository implements source.Repository for one reference and one identity.
+type repository struct {
+	source *Source
+	ref    model.Ref
+	cred   model.Credential
+	routes *routes
+
+	// mu guards clients, which are made at the first request.
+	mu      sync.Mutex
+	clients []*client
+}
+
+// all returns the clients of all endpoints, the server last.
+func (r *repository) all(ctx context.Context) ([]*client, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.clients != nil {
+		return r.clients, nil
+	}
+	endpoints, err := r.source.endpoints(r.ref.Registry)
+	if err != nil {
+		return nil, err
+	}
+	var clients []*client
+	for _, e := range endpoints {
+		cred := r.cred
+		if e.mirror {
+			if cred, err = r.source.mirrorCredential(ctx, e, r.ref); err != nil {
+				return nil, err
+			}
+		}
+		clients = append(clients, r.source.client(e, r.ref.Repository, cred))
+	}
+	r.clients = clients
+	return clients, nil
+}
+
+// mirrorCredential is what the node has for a mirror; the pod's credential is not for it.
+func (s *Source) mirrorCredential(ctx context.Context, e *endpoint, ref model.Ref) (model.Credential, error) {
+	if s.options.MirrorKeychain == nil {
+		return model.Credential{}, nil
+	}
+	creds, err := s.options.MirrorKeychain.Credentials(ctx, model.Ref{Scheme: ref.Scheme, Registry: e.base.Host, Repository: ref.Repository})
+	if err != nil {
+		return model.Credential{}, fmt.Errorf("credential for mirror %s: %w", e.base.Host, err)
+	}
+	if len(creds) == 0 {
+		return model.Credential{}, nil
+	}
+	return creds[0], nil
+}
+
+// subject describes a request of this repository through c.
+func (r *repository) subject(c *client, what string) subject {
+	s := subject{what: what, ref: r.ref, cred: c.cred, redact: c.redact}
+	if c.endpoint.mirror {
+		s.mirror = c.endpoint.base.Host
+	}
+	return s
+}
+
+// each calls do with one client after another until one succeeds. Mirrors have one attempt; the server, which comes
+// last, has several. The error is that of the last one asked. use selects clients.
+func (r *repository) each(ctx context.Context, use func(*endpoint) bool, do func(context.Context, *client) *failure) error {
+	clients, err := r.all(ctx)
+	if err != nil {
+		return err
+	}
+	var last *failure
+	for _, c := range awake(clients, func(c *client) bool { return use(c.endpoint) }) {
+		if c.endpoint.mirror {
+			last = do(ctx, c)
+		} else {
+			last = retry(ctx, func() *failure { return do(ctx, c) })
+		}
+		if last == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		r.source.passOver(c.endpoint, last)
+	}
+	if last == nil {
+		return fmt.Errorf("%s: hosts.toml leaves no host of registry %s that may be asked for this: %w", r.ref, r.ref.Registry, model.ErrInvalid)
+	}
+	return last.err()
+}
+
+// awake returns the usable clients without those of mirrors that failed lately, unless nobody else is left.
+func awake(clients []*client, usable func(*client) bool) []*client {
+	var all, up []*client
+	for _, c := range clients {
+		if !usable(c) {
+			continue
+		}
+		all = append(all, c)
+		if !c.endpoint.mirror || !c.endpoint.health.down() {
+			up = append(up, c)
+		}
+	}
+	if len(up) == 0 {
+		return all
+	}
+	return up
+}
+
+// passOver notes that a mirror failed. That it does not have something is no failure of the mirror.
+func (s *Source) passOver(e *endpoint, f *failure) {
+	if !e.mirror {
+		return
+	}
+	if f.again {
+		e.health.rest(mirrorRest)
+	}
+	if !errors.Is(f, model.ErrNotFound) {
+		s.log.Info("mirror passed over", "mirror", e.base.Host, "reason", f.Error())
+	}
+}
+
+// Resolve implements source.Repository.
+func (r *repository) Resolve(ctx context.Context, platform string) (source.Snapshot, error) {
+	top, proven, err := r.document(ctx, r.ref.Reference(), model.Blob{Digest: r.ref.Digest})
+	if err != nil {
+		return source.Snapshot{}, err
+	}
+	snap := source.Snapshot{}
+	if top.isIndex() {
+		snap.Index = top.digest
+	}
+	doc := top
+	for depth := 0; doc.isIndex(); depth++ {
+		if depth == maxIndexDepth {
+			return source.Snapshot{}, fmt.Errorf("%s: indexes are nested deeper than %d: %w", r.ref, maxIndexDepth, model.ErrInvalid)
+		}
+		choice, err := r.choose(doc, platform)
+		if err != nil {
+			return source.Snapshot{}, err
+		}
+		next, direct, err := r.document(ctx, choice.Digest.String(), model.Blob{Digest: choice.Digest, Size: choice.Size})
+		if err != nil {
+			return source.Snapshot{}, err
+		}
+		if manifestType(choice.MediaType) != "" && choice.MediaType != next.mediaType {
+			return source.Snapshot{}, fmt.Errorf("%s: manifest %s is %q and its index says %q: %w",
+				r.ref, choice.Digest, bounded(next.mediaType), choice.MediaType, model.ErrInvalid)
+		}
+		doc, proven = next, proven || direct
+	}
+	snap.Digest, snap.MediaType, snap.Manifest = doc.digest, doc.mediaType, doc.bytes
+	if !proven {
+		if err := r.Check(ctx, doc.digest); err != nil {
+			return source.Snapshot{}, err
+		}
+	}
+	if snap.Config, err = r.config(ctx, doc.config); err != nil {
+		return source.Snapshot{}, err
+	}
+	return snap, nil
+}
+
+// choose asks the injected selection for the manifest of an index.
+func (r *repository) choose(index document, platform string) (source.Choice, error) {
+	if r.source.options.Select == nil {
+		return source.Choice{}, fmt.Errorf("%s: it is an index of several manifests: %w", r.ref, model.ErrUnsupported)
+	}
+	choice, err := r.source.options.Select(index.bytes, platform)
+	if err != nil {
+		return source.Choice{}, fmt.Errorf("%s: index %s: %w", r.ref, index.digest, err)
+	}
+	if _, err := model.ParseDigest(choice.Digest.String()); err != nil {
+		return source.Choice{}, fmt.Errorf("%s: index %s: %w", r.ref, index.digest, err)
+	}
+	return choice, nil
+}
+
+// document fetches a manifest or an index. want is what is known of it already. proven says that the server delivered
+// it, or somebody whose word is as good.
+func (r *repository) document(ctx context.Context, reference string, want model.Blob) (doc document, proven bool, err error) {
+	use := func(e *endpoint) bool { return e.pull && (want.Digest != "" || e.resolve) }
+	err = r.each(ctx, use, func(ctx context.Context, c *client) (f *failure) {
+		if doc, f = r.fetchManifest(ctx, c, reference, want); f == nil {
+			proven = r.proves(c.endpoint)
+		}
+		return f
+	})
+	return doc, proven, err
+}
+
+// proves reports whether the endpoint's answers say what the identity may read.
+func (r *repository) proves(e *endpoint) bool { return !e.mirror || r.source.options.TrustMirrors }
+
+// fetchManifest fetches a manifest from one endpoint, verifies it and finds out what it is.
+func (r *repository) fetchManifest(ctx context.Context, c *client, reference string, want model.Blob) (document, *failure) {
+	data, actual, contentType, f := r.fetchVerified(ctx, c, reference, want)
+	if f != nil {
+		return document{}, f
+	}
+	doc, err := parseManifest(data, contentType)
+	if err != nil {
+		return document{}, r.subject(c, "manifest "+reference).wrap(err)
+	}
+	doc.digest = actual
+	return doc, nil
+}
+
+// fetchVerified fetches a manifest from one endpoint and compares it with what is known of it.
+func (r *repository) fetchVerified(ctx context.Context, c *client, reference string, want model.Blob) ([]byte, digest.Digest, string, *failure) {
+	s := r.subject(c, "manifest "+reference)
+	data, header, f := r.read(ctx, c, s, "manifests", reference, acceptHeader(), maxManifest)
+	if f != nil {
+		return nil, "", "", f
+	}
+	expected := want.Digest
+	if expected == "" {
+		// A tag promises nothing, but a registry that names a digest promises these bytes.
+		expected, _ = model.ParseDigest(header.Get("Docker-Content-Digest"))
+	}
+	actual := digest.FromBytes(data)
+	if expected != "" {
+		actual = expected.Algorithm().FromBytes(data)
+	}
+	host := c.endpoint.base.Host
+	if expected != "" && actual != expected {
+		return nil, "", "", s.fail(model.ErrCorrupt, fmt.Sprintf("%s sent %d bytes with the digest %s instead of %s", host, len(data), actual, expected), "")
+	}
+	if want.Size > 0 && want.Size != int64(len(data)) {
+		return nil, "", "", s.fail(model.ErrCorrupt, fmt.Sprintf("%s sent %d bytes, its index says %d", host, len(data), want.Size), "")
+	}
+	return data, actual, header.Get("Content-Type"), nil
+}
+
+// config fetches a config blob. None, one that is missing and one that is too large to matter are nil.
+func (r *repository) config(ctx context.Context, d descriptor) ([]byte, error) {
+	if d.Digest == "" || d.Size == 0 || d.Size > maxConfig {
+		return nil, nil
+	}
+	if data, ok := d.inline(); ok {
+		return data, nil
+	}
+	var data []byte
+	err := r.each(ctx, func(e *endpoint) bool { return e.pull }, func(ctx context.Context, c *client) (f *failure) {
+		s := r.subject(c, "config "+d.Digest.String())
+		if data, _, f = r.read(ctx, c, s, "blobs", d.Digest.String(), http.Header{}, maxConfig); f != nil {
+			return f
+		}
+		if actual := d.Digest.Algorithm().FromBytes(data); actual != d.Digest || int64(len(data)) != d.Size {
+			return s.fail(model.ErrCorrupt, fmt.Sprintf("%s sent %d bytes with the digest %s instead of %d", c.endpoint.base.Host, len(data), actual, d.Size), "")
+		}
+		return nil
+	})
+	switch {
+	case errors.Is(err, model.ErrNotFound), errors.Is(err, model.ErrTooLarge):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	return data, nil
+}
+
+// read fetches a small object as a whole, in at most readTimeout.
+func (r *repository) read(ctx context.Context, c *client, s subject, kind, reference string, header http.Header, limit int64) ([]byte, http.Header, *failure) {
+	outer := ctx
+	ctx, cancel := context.WithTimeoutCause(ctx, readTimeout, errSlow)
+	defer cancel()
+	resp, f := c.get(ctx, s, http.MethodGet, c.url(r.ref.Repository, kind, reference), header)
+	if f != nil {
+		return nil, nil, slow(outer, ctx, s, f)
+	}
+	defer drain(resp.Body)
+	if resp.StatusCode != http.StatusOK {
+		return nil, nil, s.status(resp.reply())
+	}
+	if resp.ContentLength > limit {
+		return nil, nil, s.fail(model.ErrTooLarge, fmt.Sprintf("%s announces %d bytes, at most %d are read", resp.url.Host, resp.ContentLength, limit), "")
+	}
+	data, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	if err != nil {
+		return nil, nil, slow(outer, ctx, s, s.broken(ctx, resp.url.Host, err))
+	}
+	if int64(len(data)) > limit {
+		return nil, nil, s.fail(model.ErrTooLarge, fmt.Sprintf("%s sent more than the %d bytes that are read", resp.url.Host, limit), "")
+	}
+	return data, resp.Header, nil
+}
+
+// Check implements source.Repository. It asks the server, not mirrors, unless those are trusted.
+func (r *repository) Check(ctx context.Context, d digest.Digest) error {
+	if _, err := model.ParseDigest(d.String()); err != nil {
+		return fmt.Errorf("%s: %w", r.ref, err)
+	}
+	return r.each(ctx, r.proves, func(ctx context.Context, c *client) *failure {
+		f := r.head(ctx, c, d)
+		if f == nil || !slices.Contains(noHead, f.status) {
+			return f
+		}
+		_, _, _, f = r.fetchVerified(ctx, c, d.String(), model.Blob{Digest: d})
+		return f
+	})
+}
+
+// noHead are the answers of registries and proxies that do not serve HEAD, though they serve GET.
+var noHead = []int{http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusNotImplemented}
+
+// head asks whether a manifest is there for this identity.
+func (r *repository) head(ctx context.Context, c *client, d digest.Digest) *failure {
+	s := r.subject(c, "manifest "+d.String())
+	outer := ctx
+	ctx, cancel := context.WithTimeoutCause(ctx, readTimeout, errSlow)
+	defer cancel()
+	resp, f := c.get(ctx, s, http.MethodHead, c.url(r.ref.Repository, "manifests", d.String()), acceptHeader())
+	if f != nil {
+		return slow(outer, ctx, s, f)
+	}
+	defer drain(resp.Body)
+	if resp.StatusCode != http.StatusOK {
+		return s.status(resp.reply())
+	}
+	if said, err := model.ParseDigest(resp.Header.Get("Docker-Content-Digest")); err == nil && said.Algorithm() == d.Algorithm() && said != d {
+		return s.fail(model.ErrCorrupt, fmt.Sprintf("%s answers with the digest %s", resp.url.Host, said), "")
+	}
+	return nil
+}
+
+// readTimeout bounds a request for a manifest or a config, body included. 4 MiB in a minute is slow everywhere.
+const readTimeout = time.Minute
+
+var errSlow = errors.New("no complete answer in time")

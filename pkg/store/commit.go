@@ -1,0 +1,83 @@
+package store
+
+import (
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/model-csi/model-csi/pkg/internal/atomicfile"
+)
+
+// committer makes finished files durable and visible, many at a time. On a journalling filesystem the first sync of a
+// batch writes the journal for all of its files, so that two thousand small files cost a few journal writes and not
+// two thousand; a lone large file is committed as it always was. The order for each file is the safe one: its bytes
+// are synced, then it is renamed, then the directory is synced, then its caller is told.
+type committer struct {
+	mu      sync.Mutex // guards queue and running
+	queue   []*commit
+	running bool
+}
+
+type commit struct {
+	file     *os.File
+	from, to string
+	done     chan error
+}
+
+// publish syncs the file, moves it from one path to the other, and returns when both are durable.
+func (c *committer) publish(f *os.File, from, to string) error {
+	item := &commit{file: f, from: from, to: to, done: make(chan error, 1)}
+	c.mu.Lock()
+	c.queue = append(c.queue, item)
+	if !c.running {
+		c.running = true
+		go c.run()
+	}
+	c.mu.Unlock()
+	return <-item.done
+}
+
+func (c *committer) run() {
+	for {
+		c.mu.Lock()
+		batch := c.queue
+		c.queue = nil
+		if len(batch) == 0 {
+			c.running = false
+			c.mu.Unlock()
+			return
+		}
+		c.mu.Unlock()
+		commitBatch(batch)
+	}
+}
+
+func commitBatch(batch []*commit) {
+	if len(batch) > 1 {
+		for _, item := range batch {
+			// Only a hint that starts the writing of all files at once; the sync below is what counts.
+			_ = unix.SyncFileRange(int(item.file.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+		}
+	}
+	errs := make([]error, len(batch))
+	directories := make(map[string]error)
+	for i, item := range batch {
+		if errs[i] = item.file.Sync(); errs[i] != nil {
+			continue
+		}
+		if errs[i] = os.Rename(item.from, item.to); errs[i] == nil {
+			directories[filepath.Dir(item.to)] = nil
+		}
+	}
+	for dir := range directories {
+		directories[dir] = atomicfile.SyncDir(dir)
+	}
+	for i, item := range batch {
+		if errs[i] == nil {
+			errs[i] = directories[filepath.Dir(item.to)]
+		}
+		item.done <- errs[i]
+	}
+}

@@ -1,0 +1,369 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"github.com/model-csi/model-csi/pkg/internal/atomicfile"
+	"github.com/model-csi/model-csi/pkg/model"
+)
+
+// Policy bounds the cache. The zero value keeps 10 % of the filesystem free and sets no other limit.
+type Policy struct {
+	// ReservePercent of the filesystem stays free, and ReserveBytes at least. Both zero means 10 percent: that is
+	// where kubelet, by default, begins to evict pods.
+	ReservePercent float64
+	ReserveBytes   int64
+	// MaxBytes is the most that blobs may take; 0 means no limit.
+	MaxBytes int64
+}
+
+const defaultReservePercent = 10
+
+// recordAge is how long a record that nobody reads is kept.
+const recordAge = 90 * 24 * time.Hour
+
+// Reserve returns the bytes of a filesystem of the given size that the policy keeps free.
+func (p Policy) Reserve(total int64) int64 {
+	percent := p.ReservePercent
+	if percent == 0 && p.ReserveBytes == 0 {
+		percent = defaultReservePercent
+	}
+	return max(int64(float64(total)*percent/100), p.ReserveBytes)
+}
+
+// Usage is what a store holds and what its filesystem has, in bytes.
+type Usage struct {
+	Blobs      int   `json:"blobs"`
+	BlobBytes  int64 `json:"blobBytes"`
+	Unfinished int64 `json:"unfinishedBytes"`
+	Views      int   `json:"views"`
+	Leases     int   `json:"leases"`
+	Free       int64 `json:"freeBytes"`
+	Total      int64 `json:"totalBytes"`
+	Reserve    int64 `json:"reserveBytes"`
+}
+
+// Evicted says what an eviction removed.
+type Evicted struct {
+	Views      int   `json:"views"`
+	Blobs      int   `json:"blobs"`
+	Unfinished int   `json:"unfinished"`
+	Bytes      int64 `json:"bytes"`
+}
+
+// inventory is a scan of the cache.
+type inventory struct {
+	blobs []blobInfo
+	parts []blobInfo
+	views []viewInfo
+}
+
+type blobInfo struct {
+	digest digest.Digest
+	path   string
+	inode  uint64
+	bytes  int64 // allocated on disk
+	links  uint64
+	used   time.Time
+}
+
+// Usage scans the cache.
+func (s *Store) Usage() (Usage, error) {
+	inv, err := s.scan()
+	if err != nil {
+		return Usage{}, err
+	}
+	u := Usage{Blobs: len(inv.blobs), Views: len(inv.views), Leases: len(s.Leases())}
+	for _, b := range inv.blobs {
+		u.BlobBytes += b.bytes
+	}
+	for _, p := range inv.parts {
+		u.Unfinished += p.bytes
+	}
+	u.Free, u.Total, err = s.space()
+	u.Reserve = s.opts.Policy.Reserve(u.Total)
+	return u, err
+}
+
+func (s *Store) space() (free, total int64, err error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(s.root, &st); err != nil {
+		return 0, 0, fmt.Errorf("filesystem of %s: %w", s.root, err)
+	}
+	return int64(st.Bavail) * st.Bsize, int64(st.Blocks) * st.Bsize, nil //nolint:gosec // far below 2^63
+}
+
+// Reserve makes sure that the filesystem has room for need more bytes above the policy's reserve, evicting what nobody
+// uses, and promises them to the caller until release is called. It fails with model.ErrNoSpace.
+func (s *Store) Reserve(ctx context.Context, need int64) (release func(), err error) {
+	s.mu.Lock()
+	s.reserved += need
+	s.mu.Unlock()
+	release = func() {
+		s.mu.Lock()
+		s.reserved -= need
+		s.mu.Unlock()
+	}
+	if _, err := s.Relieve(ctx); err != nil {
+		release()
+		return nil, err
+	}
+	free, total, err := s.space()
+	if err != nil {
+		release()
+		return nil, err
+	}
+	s.mu.Lock()
+	others := s.reserved - need
+	s.mu.Unlock()
+	reserve := s.opts.Policy.Reserve(total)
+	if free-others-reserve < need {
+		release()
+		return nil, fmt.Errorf("the model needs %s more, %s are free of %s, of which %s are kept in reserve (cache-reserve) and %s are promised to other pulls; everything unused was evicted: %w",
+			bytesText(need), bytesText(free), bytesText(total), bytesText(reserve), bytesText(others), model.ErrNoSpace)
+	}
+	if limit := s.opts.Policy.MaxBytes; limit > 0 && need > limit {
+		release()
+		return nil, fmt.Errorf("the model needs %s and the cache may take %s (cache-limit): %w", bytesText(need), bytesText(limit), model.ErrNoSpace)
+	}
+	return release, nil
+}
+
+// Relieve evicts as much as the policy asks for, given what is promised to running pulls. It costs one statfs when
+// there is nothing to do.
+func (s *Store) Relieve(ctx context.Context) (Evicted, error) {
+	free, total, err := s.space()
+	if err != nil {
+		return Evicted{}, err
+	}
+	s.mu.Lock()
+	reserved := s.reserved
+	s.mu.Unlock()
+	missing := s.opts.Policy.Reserve(total) + reserved - free
+	if limit := s.opts.Policy.MaxBytes; limit > 0 {
+		u, err := s.Usage()
+		if err != nil {
+			return Evicted{}, err
+		}
+		missing = max(missing, u.BlobBytes+reserved-limit)
+	}
+	if missing <= 0 {
+		return Evicted{}, nil
+	}
+	return s.Evict(ctx, missing)
+}
+
+// Evict removes views that nobody uses, and blobs and unfinished blobs that nothing needs, least recently used first,
+// until want bytes are freed or nothing is left to remove. A negative want removes all of them.
+func (s *Store) Evict(ctx context.Context, want int64) (Evicted, error) {
+	s.evicting.Lock()
+	defer s.evicting.Unlock()
+	var out Evicted
+	inv, err := s.scan()
+	if err != nil {
+		return out, err
+	}
+	mounted := map[digest.Digest]bool{}
+	if s.opts.InUse != nil {
+		if mounted, err = s.opts.InUse(); err != nil {
+			return out, fmt.Errorf("nothing is evicted while the mounts cannot be listed: %w", err)
+		}
+	}
+	byInode := make(map[uint64]blobInfo, len(inv.blobs))
+	for _, b := range inv.blobs {
+		byInode[b.inode] = b
+	}
+	for _, c := range evictionOrder(inv) {
+		if want >= 0 && out.Bytes >= want || ctx.Err() != nil {
+			break
+		}
+		if err := s.remove(c, mounted, byInode, &out); err != nil {
+			return out, err
+		}
+	}
+	if out != (Evicted{}) {
+		s.log.Info("cache evicted", "views", out.Views, "blobs", out.Blobs, "unfinished", out.Unfinished, "bytes", out.Bytes)
+	}
+	return out, errors.Join(ctx.Err(), s.dropOldRecords())
+}
+
+// candidate is a thing that eviction may remove: exactly one of view and blob is set.
+type candidate struct {
+	used time.Time
+	view *viewInfo
+	blob *blobInfo
+	part bool
+}
+
+// evictionOrder lists what may go, least recently used first. Blobs that a view shows go with their last view.
+func evictionOrder(inv inventory) []candidate {
+	var out []candidate
+	for i := range inv.views {
+		out = append(out, candidate{used: inv.views[i].used, view: &inv.views[i]})
+	}
+	for i := range inv.blobs {
+		if inv.blobs[i].links <= 1 {
+			out = append(out, candidate{used: inv.blobs[i].used, blob: &inv.blobs[i]})
+		}
+	}
+	for i := range inv.parts {
+		out = append(out, candidate{used: inv.parts[i].used, blob: &inv.parts[i], part: true})
+	}
+	sort.SliceStable(out, func(i, j int) bool { return out[i].used.Before(out[j].used) })
+	return out
+}
+
+func (s *Store) remove(c candidate, mounted map[digest.Digest]bool, byInode map[uint64]blobInfo, out *Evicted) error {
+	switch {
+	case c.part:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.writers[c.blob.digest] {
+			return nil
+		}
+		if err := errors.Join(atomicfile.Remove(c.blob.path+checkpointSuffix), atomicfile.Remove(c.blob.path)); err != nil {
+			return err
+		}
+		out.Unfinished++
+		out.Bytes += c.blob.bytes
+		return nil
+	case c.blob != nil:
+		return s.removeBlob(*c.blob, out)
+	}
+	inodes, err := s.removeView(*c.view, mounted)
+	if err != nil || inodes == nil {
+		return err
+	}
+	out.Views++
+	for _, ino := range inodes {
+		if b, ok := byInode[ino]; ok {
+			if err := s.removeBlob(b, out); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// removeView takes a view away unless somebody uses it, and returns the inodes that it showed; nil when it stays.
+func (s *Store) removeView(v viewInfo, mounted map[digest.Digest]bool) ([]uint64, error) {
+	if mounted[v.tree] {
+		return nil, nil
+	}
+	inodes, err := viewInodes(v.path)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	s.mu.Lock()
+	used := s.pins[v.tree] > 0
+	for _, l := range s.leases {
+		used = used || l.View == v.tree
+	}
+	if !used {
+		err = s.trash(v.path)
+	}
+	s.mu.Unlock()
+	if used || err != nil {
+		return nil, err
+	}
+	if inodes == nil {
+		inodes = []uint64{}
+	}
+	return inodes, emptyDir(s.path("trash"))
+}
+
+func (s *Store) removeBlob(b blobInfo, out *Evicted) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var st unix.Stat_t
+	if err := unix.Lstat(b.path, &st); err != nil {
+		return nil //nolint:nilerr // it is gone, which is what was wanted
+	}
+	if s.pins[b.digest] > 0 || st.Nlink > 1 || st.Ino != b.inode {
+		return nil
+	}
+	if err := os.Remove(b.path); err != nil {
+		return err
+	}
+	out.Blobs++
+	out.Bytes += b.bytes
+	return nil
+}
+
+func (s *Store) scan() (inventory, error) {
+	var inv inventory
+	for _, algorithm := range []string{"sha256", "sha512"} {
+		entries, err := os.ReadDir(s.path("blobs", algorithm))
+		if err != nil {
+			return inv, err
+		}
+		for _, e := range entries {
+			if d, ok := digestOfFile(algorithm, e.Name()); ok {
+				if b, ok := statBlob(s.path("blobs", algorithm, e.Name()), d); ok {
+					inv.blobs = append(inv.blobs, b)
+				}
+			}
+		}
+	}
+	parts, err := filepath.Glob(s.path("ingest", "*"+partSuffix))
+	if err != nil {
+		return inv, err
+	}
+	for _, p := range parts {
+		name := strings.TrimSuffix(filepath.Base(p), partSuffix)
+		if d, err := model.ParseDigest(strings.Replace(name, "-", ":", 1)); err == nil {
+			if b, ok := statBlob(p, d); ok {
+				inv.parts = append(inv.parts, b)
+			}
+		}
+	}
+	inv.views, err = s.listViews()
+	return inv, err
+}
+
+func statBlob(path string, d digest.Digest) (blobInfo, bool) {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return blobInfo{}, false
+	}
+	const blockSize = 512                                                                                        // the unit of st_blocks, whatever the filesystem's block size is
+	return blobInfo{digest: d, path: path, inode: st.Ino, bytes: st.Blocks * statBlock, links: uint64(st.Nlink), //nolint:unconvert // its type differs by platform
+		used: time.Unix(st.Ctim.Unix())}, true
+}
+
+// dropOldRecords removes what has not been read for long.
+func (s *Store) dropOldRecords() error {
+	files, err := filepath.Glob(s.path("records", "*", "*.json"))
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		info, statErr := os.Lstat(f)
+		if statErr == nil && s.now().Sub(info.ModTime()) > recordAge {
+			err = errors.Join(err, os.Remove(f))
+		}
+	}
+	return err
+}
+
+func bytesText(n int64) string {
+	if n < 0 {
+		return "-" + bytesText(-n)
+	}
+	return humanize.IBytes(uint64(n))
+}

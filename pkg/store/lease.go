@@ -1,0 +1,160 @@
+package store
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"sort"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/model-csi/model-csi/pkg/internal/atomicfile"
+	"github.com/model-csi/model-csi/pkg/model"
+)
+
+// Lease says that a published volume uses a view. It is all the state that a volume has: written before its mount,
+// removed after its unmount.
+type Lease struct {
+	// VolumeID and Target are the volume and the path it is published at; together they are the lease's identity.
+	VolumeID string `json:"volumeId"`
+	Target   string `json:"target"`
+	// Reference is what the pod asked for, and Digest the manifest that it was pinned to.
+	Reference string        `json:"reference"`
+	Digest    digest.Digest `json:"digest"`
+	// View is the digest of the tree that is shown, SubPath the directory in it.
+	View    digest.Digest `json:"view"`
+	SubPath string        `json:"subPath,omitempty"`
+	// Format is the name of the artifact's format.
+	Format string `json:"format,omitempty"`
+	// Bytes and Files count what the volume shows.
+	Bytes int64 `json:"bytes"`
+	Files int64 `json:"files"`
+	// Attributes is a fingerprint of all that must be the same when the volume is published again.
+	Attributes string `json:"attributes"`
+	// Pod is namespace/name where the orchestrator told it.
+	Pod     string    `json:"pod,omitempty"`
+	Created time.Time `json:"created"`
+}
+
+type leaseKey struct{ volumeID, target string }
+
+func (l Lease) key() leaseKey { return leaseKey{l.VolumeID, l.Target} }
+
+// leaseFile derives a file name from text that an orchestrator chose, so that no text can leave the directory.
+func (s *Store) leaseFile(k leaseKey) string {
+	sum := sha256.Sum256([]byte(k.volumeID + "\x00" + k.target))
+	return s.path("leases", hex.EncodeToString(sum[:])+".json")
+}
+
+// PutLease records the lease, replacing one of the same volume and target. It is durable when PutLease returns.
+func (s *Store) PutLease(l Lease) error {
+	if l.VolumeID == "" || l.Target == "" {
+		return fmt.Errorf("lease of volume %q at %q: both must be given: %w", l.VolumeID, l.Target, model.ErrInvalid)
+	}
+	if l.Created.IsZero() {
+		l.Created = s.now()
+	}
+	data, err := json.Marshal(l)
+	if err != nil {
+		return err
+	}
+	// In memory first: eviction must not run between the file and the map.
+	s.mu.Lock()
+	before, existed := s.leases[l.key()]
+	s.leases[l.key()] = l
+	s.mu.Unlock()
+	if err := atomicfile.Write(s.leaseFile(l.key()), data); err != nil {
+		s.mu.Lock()
+		if delete(s.leases, l.key()); existed {
+			s.leases[l.key()] = before
+		}
+		s.mu.Unlock()
+		return fmt.Errorf("lease of volume %s: %w", l.VolumeID, spaceError(err))
+	}
+	return nil
+}
+
+// Lease finds the lease of a volume at a target path.
+func (s *Store) Lease(volumeID, target string) (Lease, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l, ok := s.leases[leaseKey{volumeID, target}]
+	return l, ok
+}
+
+// LeasesOf lists the leases of a volume at any target path.
+func (s *Store) LeasesOf(volumeID string) []Lease {
+	var out []Lease
+	for _, l := range s.Leases() {
+		if l.VolumeID == volumeID {
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+// Leases lists all leases, ordered by volume and target.
+func (s *Store) Leases() []Lease {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]Lease, 0, len(s.leases))
+	for _, l := range s.leases {
+		out = append(out, l)
+	}
+	sort.Slice(out, func(i, j int) bool {
+		if out[i].VolumeID != out[j].VolumeID {
+			return out[i].VolumeID < out[j].VolumeID
+		}
+		return out[i].Target < out[j].Target
+	})
+	return out
+}
+
+// DropLease forgets the lease; there need not be one. The view counts as used until now.
+func (s *Store) DropLease(volumeID, target string) error {
+	k := leaseKey{volumeID, target}
+	l, ok := s.Lease(volumeID, target)
+	if ok {
+		s.touchView(l.View)
+	}
+	if err := atomicfile.Remove(s.leaseFile(k)); err != nil {
+		return fmt.Errorf("lease of volume %s: %w", volumeID, err)
+	}
+	s.mu.Lock()
+	delete(s.leases, k)
+	s.mu.Unlock()
+	return nil
+}
+
+// loadLeases reads the leases of the process before. A file that cannot be read is set aside: it would otherwise stop
+// every start, and the mount table still protects the view of a volume that is mounted.
+func (s *Store) loadLeases() error {
+	entries, err := os.ReadDir(s.path("leases"))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		path := s.path("leases", e.Name())
+		var l Lease
+		data, err := os.ReadFile(path) //nolint:gosec // below our own root
+		if err == nil {
+			err = json.Unmarshal(data, &l)
+		}
+		if err == nil && path != s.leaseFile(l.key()) {
+			err = errors.New("it does not have the name of its volume and target")
+		}
+		if err != nil {
+			s.log.Warn("lease file set aside", "file", path, "error", err)
+			if err := os.Rename(path, s.path("trash", e.Name())); err != nil {
+				return err
+			}
+			continue
+		}
+		s.leases[l.key()] = l
+	}
+	return nil
+}

@@ -1,0 +1,70 @@
+package store
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/model-csi/model-csi/pkg/internal/atomicfile"
+)
+
+// Records are small durable facts that other packages keep beside the blobs, as JSON, by kind and name. A record that
+// is lost costs a request to the registry and nothing else, so one that cannot be read counts as absent.
+
+// recordFile hides names, which come from outside, behind their hash. kind is a word from our own code.
+func (s *Store) recordFile(kind, name string) string {
+	sum := sha256.Sum256([]byte(name))
+	return s.path("records", kind, hex.EncodeToString(sum[:])+".json")
+}
+
+type record struct {
+	Name  string          `json:"name"`
+	Value json.RawMessage `json:"value"`
+}
+
+// PutRecord stores value under kind and name, replacing what was there.
+func (s *Store) PutRecord(kind, name string, value any) error {
+	raw, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("record %s %s: %w", kind, name, err)
+	}
+	data, err := json.Marshal(record{Name: name, Value: raw})
+	if err != nil {
+		return fmt.Errorf("record %s %s: %w", kind, name, err)
+	}
+	path := s.recordFile(kind, name)
+	err = atomicfile.Write(path, data)
+	if errors.Is(err, os.ErrNotExist) {
+		if err = os.MkdirAll(s.path("records", kind), 0o700); err == nil {
+			err = atomicfile.Write(path, data)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("record %s %s: %w", kind, name, spaceError(err))
+	}
+	return nil
+}
+
+// Record reads what PutRecord stored into value and reports whether there was something.
+func (s *Store) Record(kind, name string, value any) bool {
+	path := s.recordFile(kind, name)
+	data, err := os.ReadFile(path) //nolint:gosec // below our own root
+	if err != nil {
+		return false
+	}
+	var r record
+	if err := json.Unmarshal(data, &r); err != nil || r.Name != name {
+		return false
+	}
+	now := s.now()
+	_ = os.Chtimes(path, now, now) // the age by which unused records are dropped; a miss costs nothing
+	return json.Unmarshal(r.Value, value) == nil
+}
+
+// DropRecord forgets a record; there need not be one.
+func (s *Store) DropRecord(kind, name string) error {
+	return atomicfile.Remove(s.recordFile(kind, name))
+}

@@ -1,0 +1,303 @@
+package store
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"unsafe"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
+
+	"github.com/model-csi/model-csi/pkg/internal/atomicfile"
+	"github.com/model-csi/model-csi/pkg/model"
+)
+
+const (
+	partSuffix       = ".part"
+	checkpointSuffix = ".json"
+	// directAlignment of offset, length and memory suits every block device in use; O_DIRECT refuses less.
+	directAlignment = 4096
+	// statBlock is the unit of st_blocks, whatever the filesystem's block size is.
+	statBlock = 512
+)
+
+// checkpoint says what of an unfinished blob is durable: its first Offset bytes, whose hash state is State.
+type checkpoint struct {
+	Blob   model.Blob `json:"blob"`
+	Offset int64      `json:"offset"`
+	State  []byte     `json:"state"`
+}
+
+// Writer collects the bytes of one blob. WriteAt may be called concurrently for disjoint ranges, the other methods may
+// not. Either Commit or Close ends it; Close after Commit does nothing.
+type Writer struct {
+	store  *Store
+	blob   model.Blob
+	path   string
+	file   *os.File
+	direct *os.File // the same file opened with O_DIRECT; nil where that is not wanted or refused
+	from   checkpoint
+	done   bool
+}
+
+// WriterOptions of NewWriter. The zero value writes through the page cache.
+type WriterOptions struct {
+	// Direct bypasses the page cache for aligned writes where the filesystem can.
+	Direct bool
+}
+
+// NewWriter opens the unfinished blob, or begins it, and allocates its space, so that a full disk is found out before
+// the first byte: model.ErrNoSpace. Only one writer of a blob is open at a time: model.ErrConflict.
+func (s *Store) NewWriter(b model.Blob, o WriterOptions) (*Writer, error) {
+	if _, err := model.ParseDigest(b.Digest.String()); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	if s.writers[b.Digest] {
+		s.mu.Unlock()
+		return nil, fmt.Errorf("blob %s is being written: %w", b.Digest, model.ErrConflict)
+	}
+	s.writers[b.Digest] = true
+	s.mu.Unlock()
+
+	w := &Writer{store: s, blob: b, path: s.partPath(b.Digest)}
+	if err := w.open(o); err != nil {
+		return nil, errors.Join(fmt.Errorf("blob %s: %w", b.Digest, spaceError(err)), w.Close())
+	}
+	return w, nil
+}
+
+func (w *Writer) open(o WriterOptions) (err error) {
+	w.from = readCheckpoint(w.path)
+	if w.from.Blob != w.blob || w.from.Offset > w.blob.Size {
+		w.from = checkpoint{}
+	}
+	if w.file, err = os.OpenFile(w.path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600); err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(w.file.Fd()), &st); err != nil {
+		return err
+	}
+	if st.Size < w.from.Offset {
+		w.from = checkpoint{}
+	}
+	if w.blob.Size > 0 {
+		err := unix.Fallocate(int(w.file.Fd()), 0, 0, w.blob.Size)
+		if err != nil && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOSYS) {
+			return err
+		}
+	}
+	if o.Direct && w.blob.Size >= directAlignment {
+		// A filesystem that refuses is no failure: the page cache serves as well, only slower.
+		w.direct, _ = os.OpenFile(w.path, os.O_WRONLY|unix.O_DIRECT|unix.O_NOFOLLOW, 0)
+	}
+	return nil
+}
+
+// Resume returns how many bytes from the start are durable, and the hash state after them; 0 and nil for a new blob.
+func (w *Writer) Resume() (offset int64, state []byte) { return w.from.Offset, w.from.State }
+
+// WriteAt implements io.WriterAt. Aligned memory, offsets and lengths bypass the page cache where that is wanted.
+func (w *Writer) WriteAt(p []byte, off int64) (int, error) {
+	n := 0
+	if w.direct != nil && off%directAlignment == 0 && len(p) >= directAlignment && aligned(p) {
+		whole := len(p) &^ (directAlignment - 1)
+		done, err := w.direct.WriteAt(p[:whole], off)
+		n = done
+		if err != nil && !errors.Is(err, unix.EINVAL) {
+			return n, w.writeError(err)
+		}
+	}
+	if n < len(p) {
+		done, err := w.file.WriteAt(p[n:], off+int64(n))
+		n += done
+		if err != nil {
+			return n, w.writeError(err)
+		}
+	}
+	return n, nil
+}
+
+func (w *Writer) writeError(err error) error {
+	return fmt.Errorf("write blob %s: %w", w.blob.Digest, spaceError(err))
+}
+
+func aligned(p []byte) bool {
+	return uintptr(unsafe.Pointer(unsafe.SliceData(p)))%directAlignment == 0 //nolint:gosec // looks at the address only
+}
+
+// Checkpoint makes the first offset bytes durable and remembers the hash state after them. The caller has written all
+// of them. It may run while WriteAt writes bytes behind offset.
+func (w *Writer) Checkpoint(offset int64, state []byte) error {
+	if err := fdatasync(w.file); err != nil {
+		return w.writeError(err)
+	}
+	data, err := json.Marshal(checkpoint{Blob: w.blob, Offset: offset, State: state})
+	if err != nil {
+		return err
+	}
+	return spaceError(atomicfile.Write(w.path+checkpointSuffix, data))
+}
+
+// Discard forgets every byte: they turned out to be wrong.
+func (w *Writer) Discard() error {
+	w.from = checkpoint{}
+	err := errors.Join(atomicfile.Remove(w.path+checkpointSuffix), atomicfile.Remove(w.path))
+	return errors.Join(err, w.Close())
+}
+
+// Commit publishes the blob. The caller has written every byte and found the digest right. After Commit the blob is
+// durable; before, nobody sees it.
+func (w *Writer) Commit() error {
+	err := errors.Join(w.file.Truncate(w.blob.Size), w.file.Chmod(blobMode))
+	if err == nil {
+		err = w.store.commits.publish(w.file, w.path, w.store.blobPath(w.blob.Digest))
+	}
+	if err != nil {
+		return fmt.Errorf("commit blob %s: %w", w.blob.Digest, spaceError(err))
+	}
+	if err := os.Remove(w.path + checkpointSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return w.Close()
+}
+
+// Close ends the writer and keeps what a checkpoint covers for the next one. A file without a checkpoint is removed.
+func (w *Writer) Close() error {
+	if w.done {
+		return nil
+	}
+	w.done = true
+	var err error
+	if w.direct != nil {
+		err = w.direct.Close()
+	}
+	if w.file != nil {
+		err = errors.Join(err, w.file.Close())
+	}
+	if _, statErr := os.Stat(w.path + checkpointSuffix); errors.Is(statErr, os.ErrNotExist) {
+		if removeErr := os.Remove(w.path); !errors.Is(removeErr, os.ErrNotExist) {
+			err = errors.Join(err, removeErr)
+		}
+	}
+	w.store.mu.Lock()
+	delete(w.store.writers, w.blob.Digest)
+	w.store.mu.Unlock()
+	return err
+}
+
+// Unfinished returns the bytes that an unfinished blob has allocated on disk already.
+func (s *Store) Unfinished(b model.Blob) int64 {
+	var st unix.Stat_t
+	if unix.Lstat(s.partPath(b.Digest), &st) != nil {
+		return 0
+	}
+	return st.Blocks * statBlock
+}
+
+func (s *Store) partPath(d digest.Digest) string {
+	return s.path("ingest", d.Algorithm().String()+"-"+d.Encoded()+partSuffix)
+}
+
+// Scratch collects a file whose digest is known at its end. Either Commit or Close ends it.
+type Scratch struct {
+	store *Store
+	file  *os.File
+	done  bool
+}
+
+// NewScratch begins a file of the expected size in bytes; a size of 0 allocates nothing.
+func (s *Store) NewScratch(size int64) (*Scratch, error) {
+	f, err := os.CreateTemp(s.path("ingest"), atomicfile.TempPattern)
+	if err != nil {
+		return nil, spaceError(err)
+	}
+	sc := &Scratch{store: s, file: f}
+	if size > 0 {
+		err := unix.Fallocate(int(f.Fd()), 0, 0, size)
+		if err != nil && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOSYS) {
+			return nil, errors.Join(spaceError(err), sc.Close())
+		}
+	}
+	return sc, nil
+}
+
+// WriteAt implements io.WriterAt.
+func (sc *Scratch) WriteAt(p []byte, off int64) (int, error) {
+	n, err := sc.file.WriteAt(p, off)
+	return n, spaceError(err)
+}
+
+// Commit publishes the file as the blob that the caller computed. A blob that is already there stays as it is.
+func (sc *Scratch) Commit(b model.Blob) error {
+	if sc.store.Has(b) {
+		return sc.Close()
+	}
+	err := errors.Join(sc.file.Truncate(b.Size), sc.file.Chmod(blobMode))
+	if err == nil {
+		err = sc.store.commits.publish(sc.file, sc.file.Name(), sc.store.blobPath(b.Digest))
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("commit blob %s: %w", b.Digest, spaceError(err)), sc.Close())
+	}
+	sc.done = true
+	return sc.file.Close()
+}
+
+// Close drops the file unless Commit has published it.
+func (sc *Scratch) Close() error {
+	if sc.done {
+		return nil
+	}
+	sc.done = true
+	return errors.Join(sc.file.Close(), os.Remove(sc.file.Name()))
+}
+
+func readCheckpoint(part string) checkpoint {
+	var c checkpoint
+	data, err := os.ReadFile(part + checkpointSuffix) //nolint:gosec // below our own root
+	if err != nil || json.Unmarshal(data, &c) != nil {
+		return checkpoint{}
+	}
+	return c
+}
+
+// recoverIngest removes what cannot be resumed.
+func (s *Store) recoverIngest() error {
+	entries, err := os.ReadDir(s.path("ingest"))
+	if err != nil {
+		return err
+	}
+	present := make(map[string]bool, len(entries))
+	for _, e := range entries {
+		present[e.Name()] = true
+	}
+	for name := range present {
+		switch {
+		case strings.HasSuffix(name, partSuffix) && present[name+checkpointSuffix]:
+			continue
+		case strings.HasSuffix(name, partSuffix+checkpointSuffix) && present[strings.TrimSuffix(name, checkpointSuffix)]:
+			continue
+		}
+		if err := os.Remove(s.path("ingest", name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func fdatasync(f *os.File) error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var syncErr error
+	if err := conn.Control(func(fd uintptr) { syncErr = unix.Fdatasync(int(fd)) }); err != nil {
+		return err
+	}
+	return syncErr
+}

@@ -11,7 +11,10 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-var update = flag.Bool("update", false, "write the table of settings into the documentation")
+var (
+	update   = flag.Bool("update", false, "write the table of settings into the documentation")
+	rendered = flag.String("rendered", manifests, "manifests whose configuration must load")
+)
 
 const (
 	documentation = "../../docs/operations.md"
@@ -63,14 +66,13 @@ func TestDocumentation(t *testing.T) {
 	}
 }
 
-// TestDeployedConfiguration loads the configuration of the rendered manifests: the chart must speak of every setting,
-// with the defaults of this package but for those that make sense in a pod only.
-func TestDeployedConfiguration(t *testing.T) {
-	text, err := os.ReadFile(manifests)
+// deployed returns the configuration file that the ConfigMap of some manifests holds.
+func deployed(t *testing.T, file string) string {
+	t.Helper()
+	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var found string
 	for document := range bytes.SplitSeq(text, []byte("\n---\n")) {
 		var object struct {
 			Kind string            `json:"kind"`
@@ -79,12 +81,27 @@ func TestDeployedConfiguration(t *testing.T) {
 		if err := yaml.Unmarshal(document, &object); err != nil {
 			t.Fatal(err)
 		}
-		if object.Kind == "ConfigMap" {
-			found += object.Data["config.yaml"]
+		if config, ok := object.Data["config.yaml"]; ok && object.Kind == "ConfigMap" {
+			return config
 		}
 	}
+	t.Fatalf("%s has no configuration", file)
+	return ""
+}
+
+// TestRendered loads the configuration of manifests that the chart was rendered into, whatever its values were.
+func TestRendered(t *testing.T) {
+	if _, err := Load(write(t, deployed(t, *rendered))); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestDeployedConfiguration compares the configuration of the chart with the defaults of this package: it speaks of every
+// setting, and differs only where that makes sense in a pod.
+func TestDeployedConfiguration(t *testing.T) {
+	text := deployed(t, manifests)
 	var keys map[string]any
-	if err := yaml.Unmarshal([]byte(found), &keys); err != nil {
+	if err := yaml.Unmarshal([]byte(text), &keys); err != nil {
 		t.Fatal(err)
 	}
 	// The node's name comes from the pod, the others are there only when they are used.
@@ -94,7 +111,7 @@ func TestDeployedConfiguration(t *testing.T) {
 			t.Errorf("the chart does not set %s", s.key)
 		}
 	}
-	got, err := Load(write(t, found))
+	got, err := Load(write(t, text))
 	if err != nil {
 		t.Fatal(err)
 	}

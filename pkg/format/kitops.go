@@ -151,13 +151,12 @@ func legacyPrefix(entry string) (string, error) {
 	return model.CleanPath(dir)
 }
 
-// parseKitfile reads a Kitfile in JSON. One that cannot be read is as none, which is no reason to keep the files back.
+// parseKitfile reads a Kitfile in JSON. What cannot be read of it is as if it were not there, which is no reason to keep
+// the files back.
 // hasModel says that the artifact has a model layer; then the model's path is a path, even one with a colon.
 func parseKitfile(doc []byte, hasModel bool) (kitfile, error) {
 	var k kitfile
-	if json.Unmarshal(doc, &k) != nil {
-		return kitfile{}, nil
-	}
+	_ = json.Unmarshal(doc, &k)
 	k.yaml, _ = kitfileYAML(doc)
 	if !hasModel {
 		k.parent = parentReference(k.Model.Path)
@@ -187,7 +186,7 @@ func (p *Plan) addKitfile(k kitfile) {
 // kitfileYAML writes the Kitfile without the digests of layers, which the packed form has in addition.
 func kitfileYAML(doc []byte) ([]byte, error) {
 	var all map[string]any
-	if err := json.Unmarshal(doc, &all); err != nil {
+	if err := json.Unmarshal(doc, &all); err != nil || len(all) == 0 {
 		return nil, err
 	}
 	var clean func(v any)

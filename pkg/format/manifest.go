@@ -2,6 +2,7 @@ package format
 
 import (
 	"bytes"
+	_ "crypto/sha512" // go-digest refuses digests of a hash that nothing imports
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -21,16 +22,6 @@ const (
 	maxAnnotations = 256 << 10
 	// maxManifestAnnotations leaves room for a whole Modelfile or Kitfile, which producers store there.
 	maxManifestAnnotations = 1 << 20
-)
-
-// Media types of manifests that image-spec does not name.
-const (
-	typeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
-	typeDockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
-	typeDockerSchema1  = "application/vnd.docker.distribution.manifest.v1+"
-	typeOCIArtifact    = "application/vnd.oci.artifact.manifest.v1+json"
-	typeCNAIManifest   = "application/vnd.cnai.model.manifest."
-	typeDockerConfig   = "application/vnd.docker.container.image.v1+json"
 )
 
 // manifest is a manifest or an index, checked for contradictions and for size, but not for sense.
@@ -285,29 +276,6 @@ func (m *manifest) hasPrefix(prefixes ...string) bool {
 		}
 	}
 	return false
-}
-
-// mediaType brings a media type into the form in which it is compared: no parameters, lower case.
-func mediaType(s string) string {
-	s, _, _ = strings.Cut(s, ";")
-	return strings.ToLower(strings.TrimSpace(s))
-}
-
-// generalType reports whether a Content-Type says nothing about the manifest; simple file servers send these.
-func generalType(t string) bool {
-	switch t {
-	case "", "application/json", "application/octet-stream", "binary/octet-stream", "text/plain":
-		return true
-	}
-	return false
-}
-
-func isIndexType(t string) bool {
-	return t == specs.MediaTypeImageIndex || t == typeDockerList
-}
-
-func isManifestType(t string) bool {
-	return t == specs.MediaTypeImageManifest || t == typeDockerManifest || t == typeOCIArtifact || strings.HasPrefix(t, typeCNAIManifest)
 }
 
 func annotationSize(a map[string]string) int {

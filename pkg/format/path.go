@@ -124,32 +124,3 @@ func (d *descriptor) blob() model.Blob { return model.Blob{Digest: d.Digest, Siz
 func (d *descriptor) isPlaceholder() bool {
 	return d.MediaType == specs.MediaTypeEmptyJSON && d.path() == ""
 }
-
-// packing is how a media type says that a blob holds its content.
-type packing int
-
-const (
-	packedUnknown packing = iota
-	packedRaw
-	packedCompressed
-	packedTar
-)
-
-// packingOf reads the end of a media type. Compression of a tar does not matter: its first bytes tell.
-func packingOf(t string) packing {
-	plain := strings.TrimSuffix(strings.TrimSuffix(t, "+gzip"), "+zstd")
-	switch {
-	case strings.HasSuffix(plain, ".tar"), isImageLayer(t):
-		return packedTar
-	case strings.HasSuffix(t, ".raw"):
-		return packedRaw
-	case strings.HasSuffix(plain, ".raw"):
-		return packedCompressed
-	}
-	return packedUnknown
-}
-
-// isImageLayer reports whether the type is one that layers of OCI and Docker images have.
-func isImageLayer(t string) bool {
-	return strings.HasPrefix(t, "application/vnd.oci.image.layer.") || strings.HasPrefix(t, "application/vnd.docker.image.rootfs.")
-}

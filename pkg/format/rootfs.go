@@ -74,11 +74,18 @@ func (r rootFS) apply(list []model.Member) error {
 	}
 	for i, m := range list {
 		name := names[i]
-		if name == "" || strings.Contains("/"+name, "/"+whiteoutPrefix) || slices.Contains(landmarks, name) {
-			continue
-		}
-		if err := r.put(name, m); err != nil {
-			return err
+		switch base := path.Base(name); {
+		case name == "", slices.Contains(landmarks, name):
+		case strings.Contains("/"+name, "/"+whiteoutAUFS) && base != whiteoutOpaque:
+		case strings.HasPrefix(base, whiteoutPrefix):
+			// The marker is in a directory of the layer, with or without an entry of its own.
+			if _, err := r.directory(path.Dir(name), true); err != nil {
+				return fmt.Errorf("%q: %w", name, err)
+			}
+		default:
+			if err := r.put(name, m); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -1,6 +1,8 @@
 package model
 
 import (
+	_ "crypto/sha256" // the algorithms of digests
+	_ "crypto/sha512"
 	"fmt"
 	"net"
 	"net/netip"
@@ -52,11 +54,10 @@ func ParseRef(s string) (Ref, error) {
 		return Ref{}, refError(s, "it is empty; use registry/repository[:tag][@digest]")
 	}
 	if name, d, ok := strings.Cut(rest, "@"); ok {
-		parsed, err := ParseDigest(d)
-		if err != nil {
-			return Ref{}, refError(s, err.Error())
+		if why := digestFault(d); why != "" {
+			return Ref{}, refError(s, why)
 		}
-		ref.Digest, rest = parsed, name
+		ref.Digest, rest = digest.Digest(d), name
 	}
 	host, repository, ok := strings.Cut(rest, "/")
 	if !ok || !looksLikeHost(host) {
@@ -96,14 +97,22 @@ func looksLikeHost(s string) bool {
 
 // ParseDigest accepts sha256 and sha512 digests in lower case hexadecimal, and nothing else.
 func ParseDigest(s string) (digest.Digest, error) {
+	if why := digestFault(s); why != "" {
+		return "", fmt.Errorf("%s: %w", why, ErrInvalid)
+	}
+	return digest.Digest(s), nil
+}
+
+// digestFault says what is wrong with a digest; empty when nothing is.
+func digestFault(s string) string {
 	d := digest.Digest(s)
 	if err := d.Validate(); err != nil {
-		return "", fmt.Errorf("digest %q must be sha256: or sha512: and lower case hexadecimal digits: %w", s, ErrInvalid)
+		return fmt.Sprintf("digest %.150q must be sha256: or sha512: and lower case hexadecimal digits", s)
 	}
 	if a := d.Algorithm(); a != digest.SHA256 && a != digest.SHA512 {
-		return "", fmt.Errorf("digest algorithm %q is not supported, only sha256 and sha512: %w", a, ErrInvalid)
+		return fmt.Sprintf("digest algorithm %q is not supported, only sha256 and sha512", a)
 	}
-	return d, nil
+	return ""
 }
 
 // String gives the reference back as it would be written, without the scheme for registries.

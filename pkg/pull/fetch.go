@@ -111,17 +111,17 @@ func (p *Puller) restore(ctx context.Context, j *job, t *tracker, tree model.Tre
 }
 
 func (p *Puller) layers(ctx context.Context, j *job, t *tracker, layers []format.Layer) error {
-	group, ctx := errgroup.WithContext(ctx)
+	group, groupContext := errgroup.WithContext(ctx)
 	large, small := &errgroup.Group{}, &errgroup.Group{}
 	large.SetLimit(layersAtOnce)
 	small.SetLimit(smallLayersAtOnce)
 	start := func(lane *errgroup.Group, layers []format.Layer) func() error {
 		return func() error {
 			for _, l := range layers {
-				if ctx.Err() != nil {
+				if groupContext.Err() != nil {
 					break
 				}
-				lane.Go(func() error { return p.layer(ctx, j, t, l) })
+				lane.Go(func() error { return p.layer(groupContext, j, t, l) })
 			}
 			return lane.Wait()
 		}

@@ -20,10 +20,9 @@ type selection struct {
 
 // pattern is one line of gitignore syntax, translated to globs with "**".
 type pattern struct {
-	glob   string // matches the path itself, unless directory is set
-	below  string // matches everything below it
+	glob   glob
 	negate bool
-	// directory says that the pattern ended in a slash and so matches what is below, not the path itself.
+	// directory says that the pattern ended in a slash: it matches no file, only what is below a directory.
 	directory bool
 }
 
@@ -69,32 +68,32 @@ func parsePattern(s string) (pattern, error) {
 	} else if !strings.Contains(g, "/") {
 		g = "**/" + g
 	}
-	p.glob, p.below = g, g+"/**"
+	p.glob = glob(g)
 	if len(s) > maxPatternLength || strings.Trim(g, "*/") == "" && g != "**/*" && g != "**" || !doublestar.ValidatePattern(g) {
 		return pattern{}, fmt.Errorf("pattern %.80q is not a valid gitignore pattern: %w", s, model.ErrInvalid)
 	}
 	return p, nil
 }
 
+// matches reports whether the pattern matches the path itself or a directory above it.
 func (p pattern) matches(path string) bool {
-	// The patterns were validated, so that matching cannot fail.
-	below, _ := doublestar.Match(p.below, path)
-	if below && path != strings.TrimSuffix(p.below, "/**") || p.directory {
-		return below && hasParent(p.glob, path)
+	if !p.directory && p.glob.match(path) {
+		return true
 	}
-	self, _ := doublestar.Match(p.glob, path)
-	return self
-}
-
-// hasParent reports whether a directory above path matches the glob: "**" in doublestar also matches nothing, so that
-// "a/**" alone would match the file "a".
-func hasParent(glob, path string) bool {
 	for i := strings.LastIndexByte(path, '/'); i > 0; i = strings.LastIndexByte(path[:i], '/') {
-		if ok, _ := doublestar.Match(glob, path[:i]); ok {
+		if p.glob.match(path[:i]) {
 			return true
 		}
 	}
 	return false
+}
+
+// glob is a pattern of doublestar that has been validated, so that matching cannot fail.
+type glob string
+
+func (g glob) match(path string) bool {
+	ok, _ := doublestar.Match(string(g), path)
+	return ok
 }
 
 // lastMatch applies patterns in order; the last one that matches decides.

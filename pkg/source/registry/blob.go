@@ -5,20 +5,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"strings"
-	"sync"
 	"time"
-
-	"github.com/opencontainers/go-digest"
 
 	"github.com/model-csi/model-csi/pkg/model"
 	"github.com/model-csi/model-csi/pkg/source"
 )
-
-// routeLife is how long the target of a redirect is used without asking the registry again. Signed URLs live for ten
-// minutes at the least where registries leave the default; a shorter time here lets a revoked permission end a pull.
-const routeLife = 5 * time.Minute
 
 // ReadRange implements source.Repository. Ranges are closed ("bytes=a-b"), because a connection whose answer is read to
 // its end serves the next range. A failed range is not retried: the engine knows what it still needs.
@@ -106,7 +98,7 @@ func (r *repository) readFrom(ctx context.Context, c *client, w window) (source.
 	s := r.subject(c, "blob "+w.blob.Digest.String())
 	outer := ctx
 	ctx, stop := context.WithCancelCause(ctx)
-	timer := time.AfterFunc(readTimeout, func() { stop(errSlow) }) // for tokens, redirects and headers, not for the body
+	timer := time.AfterFunc(r.source.readTimeout, func() { stop(errSlow) }) // for tokens, redirects and headers, not for the body
 	body, f := r.open(ctx, c, s, w)
 	if !timer.Stop() && f == nil {
 		_ = body.Close() // the timer was faster than its being stopped, and has cancelled the body
@@ -239,63 +231,4 @@ func (b *stream) Close() error {
 	err := b.body.Close()
 	b.stop()
 	return err
-}
-
-// routes remembers, for the life of a repository, where blobs are: which URL the registry redirected to, and which
-// mirrors do not have them.
-type routes struct {
-	mu      sync.Mutex
-	targets map[routeKey]target
-	missing map[routeKey]bool
-}
-
-type routeKey struct {
-	client *client
-	digest digest.Digest
-}
-
-type target struct {
-	url   *url.URL
-	until time.Time
-}
-
-func newRoutes() *routes {
-	return &routes{targets: map[routeKey]target{}, missing: map[routeKey]bool{}}
-}
-
-func (r *routes) target(c *client, d digest.Digest) *url.URL {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if t, ok := r.targets[routeKey{c, d}]; ok && time.Now().Before(t.until) {
-		return t.url
-	}
-	return nil
-}
-
-func (r *routes) learn(c *client, d digest.Digest, u *url.URL) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.targets[routeKey{c, d}] = target{u, time.Now().Add(routeLife)}
-}
-
-// forget drops the target u, unless another request has already replaced it.
-func (r *routes) forget(c *client, d digest.Digest, u *url.URL) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.targets[routeKey{c, d}].url == u {
-		delete(r.targets, routeKey{c, d})
-	}
-}
-
-func (r *routes) lacks(c *client, d digest.Digest) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.missing[routeKey{c, d}]
-}
-
-// lose notes that a mirror does not have the blob, or does not give it.
-func (r *routes) lose(c *client, d digest.Digest) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.missing[routeKey{c, d}] = true
 }

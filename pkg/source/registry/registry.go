@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/model-csi/model-csi/pkg/model"
 	"github.com/model-csi/model-csi/pkg/source"
@@ -46,6 +47,8 @@ type Source struct {
 	log     *slog.Logger
 	guard   guard
 	proxies *proxies
+	// firstPause and readTimeout are constants but for tests.
+	firstPause, readTimeout time.Duration
 
 	// mu guards the connections and memories that repositories share.
 	mu         sync.Mutex
@@ -81,6 +84,7 @@ func New(o Options) (*Source, error) {
 		log:        log,
 		guard:      newGuard(o.DenyAddresses, o.AllowAddresses),
 		proxies:    &proxies{choose: o.Proxy},
+		firstPause: firstPause, readTimeout: readTimeout,
 		transports: map[string]*http.Transport{},
 		health:     map[string]*health{},
 		warned:     map[string]bool{},

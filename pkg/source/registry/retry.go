@@ -21,8 +21,9 @@ const (
 	patience = 10 * time.Second
 )
 
-// retry calls do until it succeeds, fails for good, or has failed often enough.
-func retry(ctx context.Context, do func() *failure) *failure {
+// retry calls do until it succeeds, fails for good, or has failed often enough. first is the pause after the first
+// attempt.
+func retry(ctx context.Context, first time.Duration, do func() *failure) *failure {
 	start := time.Now()
 	for attempt := 1; ; attempt++ {
 		f := do()
@@ -30,7 +31,7 @@ func retry(ctx context.Context, do func() *failure) *failure {
 			return f
 		}
 		select {
-		case <-time.After(pause(attempt, f.after, rand.Float64())): //nolint:gosec // jitter is no secret
+		case <-time.After(pause(first, attempt, f.after, rand.Float64())): //nolint:gosec // jitter is no secret
 		case <-ctx.Done():
 			return f
 		}
@@ -39,8 +40,8 @@ func retry(ctx context.Context, do func() *failure) *failure {
 
 // pause is how long to wait after an attempt: twice as long each time, never less than the server asked for, and
 // spread by jitter (from 0 to 1), because many nodes fail at the same moment.
-func pause(attempt int, after time.Duration, jitter float64) time.Duration {
-	d := max(firstPause<<(attempt-1), after)
+func pause(first time.Duration, attempt int, after time.Duration, jitter float64) time.Duration {
+	d := max(first<<(attempt-1), after)
 	return d + time.Duration(jitter*float64(d)/2)
 }
 

@@ -184,6 +184,7 @@ func open(t *testing.T, o registry.Options, ref model.Ref, cred model.Credential
 	if err != nil {
 		t.Fatal(err)
 	}
+	registry.SetFirstPause(s, time.Millisecond)
 	t.Cleanup(s.CloseIdleConnections)
 	repo, err := s.Repository(ref, cred)
 	if err != nil {

@@ -36,8 +36,11 @@ func (s *Source) connections(c hostConfig, loopback bool) (own, other http.Round
 	if err != nil {
 		return nil, nil, err
 	}
-	if c.skipVerify && c.base.Scheme == "https" {
-		s.warnOnce(c.base.Host)
+	switch {
+	case c.base.Scheme == "http" && !loopback:
+		s.warnOnce(c.base.Host, "this host is spoken to in plain HTTP, because hosts.toml says so: whoever controls the network can read its credentials")
+	case c.base.Scheme == "https" && c.skipVerify:
+		s.warnOnce(c.base.Host, "TLS certificates of this host are not verified, because hosts.toml sets skip_verify: whoever controls the network can read its credentials; use \"ca\" instead")
 	}
 	if !c.skipVerify && len(c.clientFiles) == 0 {
 		return o, o, nil
@@ -50,14 +53,14 @@ func (s *Source) connections(c hostConfig, loopback bool) (own, other http.Round
 	return o, t, nil
 }
 
-// warnOnce says once for a host that its TLS is not verified.
-func (s *Source) warnOnce(host string) {
+// warnOnce logs a message about a host the first time.
+func (s *Source) warnOnce(host, message string) {
 	s.mu.Lock()
 	warned := s.warned[host]
 	s.warned[host] = true
 	s.mu.Unlock()
 	if !warned {
-		s.log.Warn("TLS certificates of this host are not verified, because hosts.toml sets skip_verify: whoever controls the network can read its credentials; use \"ca\" instead", "host", host)
+		s.log.Warn(message, "host", host)
 	}
 }
 

@@ -1,0 +1,436 @@
+package pull
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"go.uber.org/goleak"
+
+	"github.com/model-csi/model-csi/pkg/model"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var files = map[string]string{"config.json": "{}", "weights/a.bin": "aaaa", "weights/b.bin": "bbbb", "README.md": "read me"}
+
+func pushFiles(t *testing.T, r *fakeRegistry, name string) digest.Digest {
+	t.Helper()
+	return r.push(t, name,
+		layerSpec{path: "config.json", data: []byte("{}")},
+		layerSpec{path: "weights/a.bin", data: []byte("aaaa")},
+		layerSpec{tar: map[string]string{"weights/b.bin": "bbbb", "README.md": "read me"}})
+}
+
+func TestPull(t *testing.T) {
+	r := newFakeRegistry()
+	pushFiles(t, r, "m:1")
+	n := newNode(t, r, nil)
+	request := Request{Ref: parse(t, "r.io/m:1")}
+	cold, err := n.Pull(t.Context(), request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cold.Release()
+	n.check(t, cold, files)
+	if cold.Warm || cold.Format == "" {
+		t.Errorf("cold result: warm %v, format %q", cold.Warm, cold.Format)
+	}
+	sent := r.sent.Load()
+	warm, err := n.Pull(t.Context(), request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer warm.Release()
+	n.check(t, warm, files)
+	if !warm.Warm || r.sent.Load() != sent || r.resolves.Load() != 1 || r.checks.Load() != 0 {
+		t.Errorf("warm %v, %d bytes more, %d resolves, %d checks", warm.Warm, r.sent.Load()-sent, r.resolves.Load(), r.checks.Load())
+	}
+}
+
+func TestSelection(t *testing.T) {
+	r := newFakeRegistry()
+	pushFiles(t, r, "m:1")
+	tests := []struct {
+		include, exclude string
+		want             string
+		sent             bool // whether a.bin, a raw layer, is fetched
+	}{
+		{"", "", "README.md config.json weights/a.bin weights/b.bin", true},
+		{"*.json", "", "config.json", false},
+		{"", "weights/", "README.md config.json", false},
+		{"weights", "a.bin", "weights/b.bin", false},
+		{"/*.bin", "", "", false},
+		{"weights/*.bin,!b.bin", "", "weights/a.bin", true},
+		{"", "*.bin\n!a.bin", "README.md config.json weights/a.bin", true},
+		{"**/*.md , # comment", "", "README.md", false},
+		{"!README.md", "", "config.json weights/a.bin weights/b.bin", true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.include+"|"+tt.exclude, func(t *testing.T) {
+			include, err := ParsePatterns(tt.include)
+			if err != nil {
+				t.Fatal(err)
+			}
+			exclude, err := ParsePatterns(tt.exclude)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n := newNode(t, r, nil)
+			result, err := n.Pull(t.Context(), Request{Ref: parse(t, "r.io/m:1"), Include: include, Exclude: exclude})
+			if tt.want == "" {
+				if !errors.Is(err, model.ErrInvalid) {
+					t.Fatalf("an empty selection: %v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer result.Release()
+			var got []string
+			for _, f := range result.Tree {
+				got = append(got, f.Path)
+			}
+			if strings.Join(got, " ") != tt.want {
+				t.Errorf("selected %v, want %s", got, tt.want)
+			}
+			a := model.Blob{Digest: digest.FromString("aaaa"), Size: 4}
+			if n.opts.Store.Has(a) != tt.sent {
+				t.Errorf("a.bin fetched: %v", !tt.sent)
+			}
+		})
+	}
+	for _, bad := range []string{"[", "a/[", "!", "/", strings.Repeat("x", 2000)} {
+		if _, err := ParsePatterns(bad); !errors.Is(err, model.ErrInvalid) {
+			t.Errorf("pattern %.20q: %v", bad, err)
+		}
+	}
+}
+
+func TestPolicies(t *testing.T) {
+	r := newFakeRegistry()
+	pushFiles(t, r, "m:1")
+	pushFiles(t, r, "m:latest")
+	n := newNode(t, r, nil)
+	pull := func(ref string, p Policy) error {
+		result, err := n.Pull(t.Context(), Request{Ref: parse(t, ref), Policy: p})
+		result.Release()
+		return err
+	}
+	if err := pull("r.io/m:1", PolicyNever); !errors.Is(err, model.ErrNotFound) {
+		t.Fatalf("Never without a cache: %v", err)
+	}
+	if err := errors.Join(pull("r.io/m:1", ""), pull("r.io/m", ""), pull("r.io/m:1", PolicyNever)); err != nil {
+		t.Fatal(err)
+	}
+	before := r.resolves.Load()
+	for ref, asks := range map[string]bool{"r.io/m:1": false, "r.io/m": true, "r.io/m:latest": true} {
+		if err := pull(ref, ""); err != nil {
+			t.Fatal(err)
+		}
+		if asked := r.resolves.Load() > before; asked != asks {
+			t.Errorf("%s: the registry was asked: %v", ref, asked)
+		}
+		before = r.resolves.Load()
+	}
+	moved := r.push(t, "m:1", layerSpec{path: "new", data: []byte("new")})
+	result, err := n.Pull(t.Context(), Request{Ref: parse(t, "r.io/m:1"), Policy: PolicyAlways})
+	if err != nil || result.Digest != moved {
+		t.Fatalf("Always after the tag moved: %+v, %v", result, err)
+	}
+	result.Release()
+
+	r.away = true
+	if err := errors.Join(pull("r.io/m:1", PolicyIfNotPresent), pull("r.io/m:1", PolicyNever)); err != nil {
+		t.Errorf("cached, registry away: %v", err)
+	}
+	err = pull("r.io/m:1", PolicyAlways)
+	if !errors.Is(err, model.ErrUnavailable) || !strings.Contains(err.Error(), moved.String()) {
+		t.Errorf("Always, registry away: %v", err)
+	}
+	if _, err := ParsePolicy("Sometimes"); !errors.Is(err, model.ErrInvalid) {
+		t.Errorf("unknown policy: %v", err)
+	}
+}
+
+// TestAuthorisation goes through what a caller can be and what the registry can do, with a model that is cached.
+func TestAuthorisation(t *testing.T) {
+	r := newFakeRegistry()
+	r.users = map[string]string{"alice": "a", "bob": "b"}
+	pushFiles(t, r, "m:1")
+	d := pushFiles(t, r, "other:1")
+	alice, bob, eve := user{"alice", "a"}, user{"bob", "b"}, user{"eve", "e"}
+	n := newNode(t, r, nil)
+	pull := func(ref string, k model.Keychain) error {
+		result, err := n.Pull(t.Context(), Request{Ref: parse(t, ref), Keychain: k})
+		result.Release()
+		return err
+	}
+	if err := pull("r.io/m:1", alice); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		for name, k := range map[string]model.Keychain{"eve": eve, "nobody": nil, "alice with a typo": user{"alice", "x"}} {
+			for _, ref := range []string{"r.io/m:1", "r.io/m@" + d.String(), "r.io/other:1", "r.io/other@" + d.String()} {
+				err := pull(ref, k)
+				if !errors.Is(err, model.ErrDenied) && !errors.Is(err, model.ErrUnauthenticated) {
+					t.Errorf("%s gets %s: %v", name, ref, err)
+				}
+			}
+		}
+	}
+	checks := r.checks.Load()
+	if err := errors.Join(pull("r.io/m:1", bob), pull("r.io/m:1", alice), pull("r.io/m:1", alice)); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.checks.Load() - checks; got != 1 {
+		t.Errorf("%d checks: bob needs one, alice none", got)
+	}
+
+	r.away = true
+	n.now = n.now.Add(time.Hour) // every proof is older than its TTL
+	if err := errors.Join(pull("r.io/m:1", alice), pull("r.io/m:1", bob)); err != nil {
+		t.Errorf("within the grace time: %v", err)
+	}
+	if n.count("grace") != 2 {
+		t.Errorf("%d grants by grace", n.count("grace"))
+	}
+	for name, k := range map[string]model.Keychain{"eve": eve, "nobody": nil} {
+		if err := pull("r.io/m:1", k); !errors.Is(err, model.ErrUnavailable) {
+			t.Errorf("%s, registry away: %v", name, err)
+		}
+	}
+	if err := pull("r.io/other:1", alice); err == nil {
+		t.Error("a proof for one repository opened another")
+	}
+	n.now = n.now.Add(24 * time.Hour)
+	if err := pull("r.io/m:1", alice); !errors.Is(err, model.ErrUnavailable) {
+		t.Errorf("after the grace time: %v", err)
+	}
+
+	r.away = false
+	if err := pull("r.io/m:1", alice); err != nil {
+		t.Fatal(err)
+	}
+	delete(r.users, "alice")
+	n.now = n.now.Add(11 * time.Minute)
+	if err := pull("r.io/m:1", alice); !errors.Is(err, model.ErrDenied) {
+		t.Errorf("revoked, after the TTL: %v", err)
+	}
+	r.away = true
+	if err := pull("r.io/m:1", alice); err == nil {
+		t.Error("a revoked credential has a grace time")
+	}
+}
+
+func TestPublicModelWithAStrangeCredential(t *testing.T) {
+	r := newFakeRegistry()
+	pushFiles(t, r, "m:1")
+	n := newNode(t, r, nil)
+	result, err := n.Pull(t.Context(), Request{Ref: parse(t, "r.io/m:1"), Keychain: user{"eve", "e"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	result.Release()
+}
+
+func TestRestart(t *testing.T) {
+	r := newFakeRegistry()
+	r.users = map[string]string{"alice": "a"}
+	pushFiles(t, r, "m:1")
+	n := newNode(t, r, nil)
+	request := Request{Ref: parse(t, "r.io/m:1"), Keychain: user{"alice", "a"}}
+	result, err := n.Pull(t.Context(), request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	result.Release()
+	n.stop(t)
+	r.away = true
+	n.start(t, nil)
+	if result, err = n.Pull(t.Context(), request); err != nil {
+		t.Fatalf("cached and proven before the restart: %v", err)
+	}
+	defer result.Release()
+	n.check(t, result, files)
+}
+
+// TestCrowd has a hundred callers for one cold model; some may not have it, and some lose patience.
+func TestCrowd(t *testing.T) {
+	r := newFakeRegistry()
+	r.users = map[string]string{"alice": "a"}
+	pushFiles(t, r, "m:1")
+	r.hold = make(chan struct{})
+	n := newNode(t, r, nil)
+	var callers, impatient sync.WaitGroup
+	errs := make([]error, 100)
+	for i := range errs {
+		wait := &callers
+		if i%4 == 2 {
+			wait = &impatient
+		}
+		wait.Go(func() {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			k := user{"alice", "a"}
+			switch i % 4 {
+			case 1:
+				k = user{"eve", "e"}
+			case 2:
+				time.AfterFunc(time.Duration(i)*time.Millisecond, cancel)
+			}
+			result, err := n.Pull(ctx, Request{Ref: parse(t, "r.io/m:1"), Keychain: k})
+			result.Release()
+			errs[i] = err
+		})
+	}
+	impatient.Wait()
+	close(r.hold)
+	callers.Wait()
+	for i, err := range errs {
+		switch i % 4 {
+		case 1:
+			if !errors.Is(err, model.ErrDenied) {
+				t.Errorf("eve: %v", err)
+			}
+		case 2:
+			if !errors.Is(err, model.ErrPulling) {
+				t.Errorf("without patience: %v", err)
+			}
+		default:
+			if err != nil {
+				t.Errorf("alice: %v", err)
+			}
+		}
+	}
+	var total int64
+	for _, data := range r.blobs {
+		total += int64(len(data))
+	}
+	if r.sent.Load() != total {
+		t.Errorf("%d bytes were sent for %d", r.sent.Load(), total)
+	}
+}
+
+func TestProgress(t *testing.T) {
+	r := newFakeRegistry()
+	pushFiles(t, r, "m:1")
+	r.hold = make(chan struct{})
+	n := newNode(t, r, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err := n.Pull(ctx, Request{Ref: parse(t, "r.io/m:1")})
+	if !errors.Is(err, model.ErrPulling) || !strings.HasPrefix(err.Error(), "pulling r.io/m:1: 0% (0 B of ") {
+		t.Fatalf("impatient: %v", err)
+	}
+	if running := n.Running(); len(running) != 1 {
+		t.Errorf("running: %v", running)
+	}
+	close(r.hold)
+	result, err := n.Pull(t.Context(), Request{Ref: parse(t, "r.io/m:1")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	result.Release()
+	if running := n.Running(); len(running) != 0 {
+		t.Errorf("still running: %v", running)
+	}
+	p := Progress{Reference: "registry.example.com/m/qwen3:8b", Done: 7408802201, Total: 17287211827, Rate: 412 << 20, Trouble: "reset"}
+	const want = "pulling registry.example.com/m/qwen3:8b: 42% (6.9 GiB of 16 GiB, 412 MiB/s, about 23s left); last trouble: reset"
+	if p.String() != want {
+		t.Errorf("got  %s\nwant %s", p, want)
+	}
+}
+
+func TestCorruptBlob(t *testing.T) {
+	r := newFakeRegistry()
+	pushFiles(t, r, "m:1")
+	bad := digest.FromString("aaaa")
+	r.spoil = func(d digest.Digest, data []byte) []byte {
+		if d == bad {
+			data[0] ^= 1
+		}
+		return data
+	}
+	n := newNode(t, r, nil)
+	_, err := n.Pull(t.Context(), Request{Ref: parse(t, "r.io/m:1")})
+	if !errors.Is(err, model.ErrCorrupt) || !strings.Contains(err.Error(), "weights/a.bin") {
+		t.Fatalf("error %v", err)
+	}
+	if b := (model.Blob{Digest: bad, Size: 4}); n.opts.Store.Has(b) || n.opts.Store.Unfinished(b) != 0 {
+		t.Error("something of the corrupt blob was kept")
+	}
+	r.spoil = nil
+	result, err := n.Pull(t.Context(), Request{Ref: parse(t, "r.io/m:1")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer result.Release()
+	n.check(t, result, files)
+}
+
+func TestEvictedMembers(t *testing.T) {
+	r := newFakeRegistry()
+	pushFiles(t, r, "m:1")
+	n := newNode(t, r, nil)
+	for range 2 {
+		result, err := n.Pull(t.Context(), Request{Ref: parse(t, "r.io/m:1")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.check(t, result, files)
+		if got, err := n.opts.Store.Evict(t.Context(), -1); err != nil || got.Blobs != 0 {
+			t.Fatalf("a result's blobs were evicted: %+v, %v", got, err)
+		}
+		result.Release()
+		if got, err := n.opts.Store.Evict(t.Context(), -1); err != nil || got.Blobs != len(files) {
+			t.Fatalf("evicted %+v, %v", got, err)
+		}
+	}
+}
+
+func TestLimits(t *testing.T) {
+	r := newFakeRegistry()
+	pushFiles(t, r, "m:1")
+	for name, change := range map[string]func(*Options){
+		"max-model-size": func(o *Options) { o.MaxModelSize = 3 },
+		"max-files":      func(o *Options) { o.MaxFiles = 3 },
+	} {
+		n := newNode(t, r, change)
+		_, err := n.Pull(t.Context(), Request{Ref: parse(t, "r.io/m:1")})
+		if !errors.Is(err, model.ErrTooLarge) || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestSharedBlob has two models with one blob in common pulled at once.
+func TestSharedBlob(t *testing.T) {
+	r := newFakeRegistry()
+	same := layerSpec{path: "same", data: []byte("the same bytes")}
+	r.push(t, "a:1", same, layerSpec{path: "a", data: []byte("a")})
+	r.push(t, "b:1", same, layerSpec{path: "b", data: []byte("b")})
+	r.hold = make(chan struct{})
+	n := newNode(t, r, nil)
+	time.AfterFunc(50*time.Millisecond, func() { close(r.hold) })
+	var both sync.WaitGroup
+	for _, name := range []string{"a", "b"} {
+		both.Go(func() {
+			result, err := n.Pull(t.Context(), Request{Ref: parse(t, fmt.Sprintf("r.io/%s:1", name))})
+			if err != nil {
+				t.Error(err)
+			}
+			result.Release()
+		})
+	}
+	both.Wait()
+	if want := int64(len(same.data) + 2); r.sent.Load() != want {
+		t.Errorf("%d bytes were sent, want %d", r.sent.Load(), want)
+	}
+}

@@ -2,7 +2,6 @@ package format
 
 import (
 	"bytes"
-	_ "crypto/sha512" // go-digest refuses digests of a hash that nothing imports
 	"encoding/json"
 	"fmt"
 	"strings"

@@ -174,6 +174,20 @@ func TestNewTree(t *testing.T) {
 	}
 }
 
+// TestTangledLinks has links that each lead through many others.
+func TestTangledLinks(t *testing.T) {
+	list := []File{dir("d")}
+	for i := range 40 {
+		list = append(list, link(fmt.Sprintf("c%02d", i), fmt.Sprintf("./././././././c%02d", i+1)))
+	}
+	for i := range 20_000 {
+		list = append(list, link(fmt.Sprintf("l%05d", i), "c01"))
+	}
+	if _, err := NewTree(list); !errors.Is(err, ErrTooLarge) {
+		t.Fatalf("error %v", err)
+	}
+}
+
 func TestTreeDigest(t *testing.T) {
 	digests := map[digest.Digest]string{}
 	for name, files := range map[string][]File{

@@ -50,12 +50,17 @@ type Member struct {
 // It is immutable once NewTree has returned it.
 type Tree []File
 
-// maxLinkHops bounds the resolution of symbolic links, as the kernel's own limit does.
-const maxLinkHops = 40
+const (
+	// maxLinkHops bounds the resolution of one symbolic link, as the kernel's own limit does.
+	maxLinkHops = 40
+	// maxLinkSteps bounds the work for all links of a tree: links that lead through links multiply. Images of whole
+	// operating systems need a hundredth of it.
+	maxLinkSteps = 2_000_000
+)
 
 // NewTree sorts and checks the files. It refuses with ErrInvalid: paths that CleanPath would not return, a path twice,
 // a file below something that is not a directory, other types than regular, directory and symbolic link, and links
-// that leave the tree or run in circles. Permission bits are reduced to what a shared read-only file can have: 0444,
+// that leave the tree or run in circles; and with ErrTooLarge links that only a hostile artifact makes so tangled. Permission bits are reduced to what a shared read-only file can have: 0444,
 // and 0555 where any execute bit is set; directories have 0555.
 func NewTree(files []File) (Tree, error) {
 	t := make(Tree, len(files))
@@ -79,6 +84,7 @@ func NewTree(files []File) (Tree, error) {
 		}
 		byPath[f.Path] = f
 	}
+	steps := 0
 	for i := range t {
 		for dir := path.Dir(t[i].Path); dir != "."; dir = path.Dir(dir) {
 			if parent := byPath[dir]; parent != nil && !parent.Mode.IsDir() {
@@ -86,7 +92,7 @@ func NewTree(files []File) (Tree, error) {
 			}
 		}
 		if t[i].Mode&fs.ModeSymlink != 0 {
-			if err := checkLink(byPath, t[i]); err != nil {
+			if err := checkLink(byPath, t[i], &steps); err != nil {
 				return nil, err
 			}
 		}
@@ -120,7 +126,7 @@ func (f *File) normalise() error {
 }
 
 // checkLink follows the link through the tree, component by component, as the kernel would.
-func checkLink(byPath map[string]*File, link File) error {
+func checkLink(byPath map[string]*File, link File, steps *int) error {
 	bad := func(why string) error {
 		return fmt.Errorf("symbolic link %q -> %q %s: %w", link.Path, link.Link, why, ErrInvalid)
 	}
@@ -138,6 +144,9 @@ func checkLink(byPath map[string]*File, link File) error {
 	for hops := 0; len(todo) > 0; {
 		part := todo[0]
 		todo = todo[1:]
+		if *steps++; *steps > maxLinkSteps {
+			return fmt.Errorf("the symbolic links of the model take more than %d steps to follow: %w", maxLinkSteps, ErrTooLarge)
+		}
 		switch part {
 		case "", ".":
 			continue

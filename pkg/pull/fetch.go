@@ -60,6 +60,9 @@ func (p *Puller) fetch(ctx context.Context, j *job) (err error) {
 		return err
 	}
 	defer release()
+	for _, note := range j.plan.Notes {
+		p.log.Info("note about the artifact", "reference", j.ref.String(), "note", note)
+	}
 	p.log.Info("pull started", "reference", j.ref.String(), "digest", j.access.snapshot.Digest, "format", j.plan.Format,
 		"layers", len(missing), "bytes", total)
 
@@ -181,12 +184,13 @@ func layerError(l format.Layer, err error) error {
 func (p *Puller) transfer(ctx context.Context, j *job, l format.Layer) error {
 	moved := p.running.counter(l.Blob.Digest)
 	defer p.running.forget(l.Blob.Digest)
+	from := j.origins[l.Origin]
 	work := ingest.Job{
-		Blob: l.Blob, Host: j.ref.Registry, Open: opener(j.access.repository, l.Blob),
+		Blob: l.Blob, Host: from.ref.Registry, Open: opener(from.repository, l.Blob),
 		Progress: func(n int64) { moved.bytes.Add(n) },
 		Trouble: func(err error) {
 			moved.trouble.Store(&trouble{text: err.Error(), at: time.Now()})
-			p.log.Warn("transfer interrupted, trying again", "reference", j.ref.String(), "blob", l.Blob.Digest, "error", err)
+			p.log.Warn("transfer interrupted, trying again", "reference", from.ref.String(), "blob", l.Blob.Digest, "error", err)
 		},
 	}
 	if unpacked(l) {

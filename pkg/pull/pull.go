@@ -198,9 +198,9 @@ func (p *Puller) Pull(ctx context.Context, r Request) (*Result, error) {
 	if err != nil {
 		return nil, stillPulling(ctx, err, "resolving "+r.Ref.String())
 	}
-	j, err := p.plan(r, a, keep)
+	j, err := p.plan(ctx, r, a, keep)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", r.Ref, err)
+		return nil, stillPulling(ctx, fmt.Errorf("%s: %w", r.Ref, err), "planning "+r.Ref.String())
 	}
 	for range maxAttempts {
 		if result := p.ready(j); result != nil {
@@ -247,28 +247,62 @@ func stillPulling(ctx context.Context, err error, doing string) error {
 type job struct {
 	ref    model.Ref
 	access access
-	plan   format.Plan
-	keep   selection
+	// origins are the repositories of the plan's parents, by the reference that Layer.Origin names them by.
+	origins map[string]origin
+	plan    format.Plan
+	keep    selection
 	// key is the same for all who want the same tree of the same manifest.
 	key  string
 	warm bool
 }
 
-func (p *Puller) plan(r Request, a access, keep selection) (*job, error) {
-	plan, err := format.Parse(format.Input{MediaType: a.snapshot.MediaType, Manifest: a.snapshot.Manifest, Config: a.snapshot.Config})
+// origin is where a layer's blob is.
+type origin struct {
+	ref        model.Ref
+	repository source.Repository
+}
+
+// plan finds out which blobs make the tree. An artifact can say that the model itself is in another one; that one is
+// resolved and authorised as if the caller had named it.
+func (p *Puller) plan(ctx context.Context, r Request, a access, keep selection) (*job, error) {
+	plan, err := format.Parse(input(a.snapshot))
 	if err != nil {
 		return nil, err
 	}
-	if len(plan.Parents) > 0 {
-		return nil, fmt.Errorf("the model is in another artifact (%s), which is not followed; name that one: %w", strings.Join(plan.Parents, ", "), model.ErrUnsupported)
+	j := &job{ref: r.Ref, access: a, keep: keep, warm: true, origins: map[string]origin{"": {r.Ref, a.repository}}}
+	identity := []string{a.snapshot.Digest.String(), a.snapshot.MediaType, keep.key}
+	for len(plan.Parents) > 0 {
+		name := plan.Parents[0]
+		if _, seen := j.origins[name]; seen || len(j.origins) > format.MaxParents {
+			return nil, fmt.Errorf("the model is inherited from %s, which ends in a circle or after more than %d artifacts: %w", name, format.MaxParents, model.ErrUnsupported)
+		}
+		ref, err := model.ParseRef(name)
+		if err != nil {
+			return nil, fmt.Errorf("the model is inherited from another artifact: %w", err)
+		}
+		parent, err := p.authorise(ctx, Request{Ref: ref, Policy: r.Policy, Keychain: r.Keychain})
+		if err != nil {
+			return nil, fmt.Errorf("the model is inherited from %s: %w", name, err)
+		}
+		inherited, err := format.Parse(input(parent.snapshot))
+		if err != nil {
+			return nil, fmt.Errorf("the model is inherited from %s: %w", name, err)
+		}
+		if plan, err = plan.Inherit(inherited, name); err != nil {
+			return nil, err
+		}
+		j.origins[name] = origin{ref, parent.repository}
+		identity = append(identity, parent.snapshot.Digest.String())
 	}
 	if n := len(plan.Layers); p.opts.MaxFiles > 0 && n > p.opts.MaxFiles {
 		return nil, fmt.Errorf("it has %d layers, more than the %d files that max-files allows: %w", n, p.opts.MaxFiles, model.ErrTooLarge)
 	}
-	return &job{
-		ref: r.Ref, access: a, plan: plan, keep: keep, warm: true,
-		key: a.snapshot.Digest.String() + " " + a.snapshot.MediaType + " " + keep.key,
-	}, nil
+	j.plan, j.key = plan, strings.Join(identity, " ")
+	return j, nil
+}
+
+func input(s source.Snapshot) format.Input {
+	return format.Input{MediaType: s.MediaType, Manifest: s.Manifest, Config: s.Config}
 }
 
 // ready returns the result if every blob of it is in the store, and protects them.

@@ -41,9 +41,19 @@ func runServer(ctx context.Context, server *grpc.Server, l net.Listener, grace t
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)
 	case <-ctx.Done():
 	}
-	late := time.AfterFunc(grace, server.Stop)
+	// GracefulStop waits for every handler, also after Stop; one that does not heed its context must not hold us up.
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		server.GracefulStop()
+	}()
+	late := time.NewTimer(grace)
 	defer late.Stop()
-	server.GracefulStop()
+	select {
+	case <-ended:
+	case <-late.C:
+		server.Stop()
+	}
 	if err := <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 		return err
 	}

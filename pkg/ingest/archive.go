@@ -18,8 +18,9 @@ import (
 	"github.com/model-csi/model-csi/pkg/model"
 )
 
-// NewMember begins a regular file of an archive; size in bytes is what to allocate, 0 when that is not known.
-type NewMember func(size int64) (Member, error)
+// NewMember begins a regular file of an archive. size is what the archive says, in bytes, 0 when it does not; plausible
+// tells that the stored bytes can hold as much without being decompressed, so that space may be allocated for it.
+type NewMember func(size int64, plausible bool) (Member, error)
 
 // Shape is how the bytes of an archive's blob are read.
 type Shape int
@@ -164,7 +165,7 @@ func (x *splitter) read(r io.Reader, w *memberWriter) error {
 
 // single stores everything as one file without a name; a size of -1 is found out by reading.
 func (x *splitter) single(r io.Reader, size int64, w *memberWriter) error {
-	member, err := x.create(max(size, 0))
+	member, err := x.create(max(size, 0), true)
 	if err != nil {
 		return err
 	}
@@ -225,11 +226,7 @@ func (x *splitter) split(r *tar.Reader, w *memberWriter) error {
 		if x.bytes > freeGrowth && x.bytes/x.limits.Ratio > x.size {
 			return fmt.Errorf("entry %q: its files are more than %d times its size: %w", header.Name, x.limits.Ratio, model.ErrTooLarge)
 		}
-		expected := header.Size
-		if expected > x.size {
-			expected = 0 // only a claim so far: no space is allocated for it
-		}
-		member, err := x.create(expected)
+		member, err := x.create(header.Size, header.Size <= x.size)
 		if err != nil {
 			return err
 		}

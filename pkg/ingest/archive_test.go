@@ -222,7 +222,7 @@ func TestArchiveHugeClaim(t *testing.T) {
 	}
 	b.WriteString("little")
 	s := &server{data: b.Bytes()}
-	_, err := testEngine(t).Archive(t.Context(), Job{Blob: blobOf(s.data), Open: s.open}, Tar, func(size int64) (Member, error) {
+	_, err := testEngine(t).Archive(t.Context(), Job{Blob: blobOf(s.data), Open: s.open}, Tar, func(size int64, _ bool) (Member, error) {
 		return nil, fmt.Errorf("%d bytes were asked for", size)
 	})
 	if !errors.Is(err, model.ErrTooLarge) {

@@ -142,7 +142,7 @@ type memoryMember struct {
 	done  bool
 }
 
-func (s *memberStore) create(int64) (Member, error) {
+func (s *memberStore) create(int64, bool) (Member, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open++

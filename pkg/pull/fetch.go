@@ -194,7 +194,7 @@ func (p *Puller) transfer(ctx context.Context, j *job, l format.Layer) error {
 		},
 	}
 	if unpacked(l) {
-		members, err := p.opts.Engine.Archive(ctx, work, shape(l), func(size int64) (ingest.Member, error) { return p.opts.Store.NewScratch(size) })
+		members, err := p.opts.Engine.Archive(ctx, work, shape(l), p.newMember)
 		if err != nil {
 			return err
 		}
@@ -207,6 +207,15 @@ func (p *Puller) transfer(ctx context.Context, j *job, l format.Layer) error {
 		_, err = p.transferFile(ctx, work)
 	}
 	return err
+}
+
+// newMember begins a file of an archive. Space is allocated for sizes that the archive can really hold.
+func (p *Puller) newMember(size int64, plausible bool) (ingest.Member, error) {
+	o := store.WriterOptions{Direct: p.direct(size)}
+	if !plausible {
+		size = 0
+	}
+	return p.opts.Store.NewScratch(size, o)
 }
 
 // transferFile fetches a blob that is one file, and reports whether a part of it was there before.
@@ -252,7 +261,7 @@ func (p *Puller) inline(f format.InlineFile) error {
 	if p.opts.Store.Has(b) {
 		return nil
 	}
-	s, err := p.opts.Store.NewScratch(b.Size)
+	s, err := p.opts.Store.NewScratch(b.Size, store.WriterOptions{})
 	if err != nil {
 		return err
 	}

@@ -45,7 +45,7 @@ func open(t *testing.T, root string, o Options) *Store {
 func put(t *testing.T, s *Store, data []byte) model.Blob {
 	t.Helper()
 	b := model.Blob{Digest: digest.FromBytes(data), Size: int64(len(data))}
-	sc, err := s.NewScratch(b.Size)
+	sc, err := s.NewScratch(b.Size, WriterOptions{Direct: b.Size > 1<<20})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,16 +31,79 @@ type checkpoint struct {
 	State  []byte     `json:"state"`
 }
 
+// output is a file that large aligned writes reach past the page cache, where that is wanted and the filesystem can.
+type output struct {
+	file   *os.File
+	direct *os.File // the same file opened with O_DIRECT; nil where that is not wanted or refused
+}
+
+func (o *output) openDirect(path string) {
+	// A filesystem that refuses is no failure: the page cache serves as well, only slower.
+	o.direct, _ = os.OpenFile(path, os.O_WRONLY|unix.O_DIRECT|unix.O_NOFOLLOW, 0) //nolint:gosec // below our own root
+}
+
+// WriteAt implements io.WriterAt. Aligned memory, offsets and lengths bypass the page cache where that is wanted.
+func (o *output) WriteAt(p []byte, off int64) (int, error) {
+	n := 0
+	if o.direct != nil && off%directAlignment == 0 && len(p) >= directAlignment && aligned(p) {
+		whole := len(p) &^ (directAlignment - 1)
+		done, err := o.direct.WriteAt(p[:whole], off)
+		n = done
+		if err != nil && !errors.Is(err, unix.EINVAL) {
+			return n, fmt.Errorf("write: %w", spaceError(err))
+		}
+	}
+	if n < len(p) {
+		done, err := o.file.WriteAt(p[n:], off+int64(n))
+		n += done
+		if err != nil {
+			return n, fmt.Errorf("write: %w", spaceError(err))
+		}
+	}
+	return n, nil
+}
+
+func aligned(p []byte) bool {
+	return uintptr(unsafe.Pointer(unsafe.SliceData(p)))%directAlignment == 0 //nolint:gosec // looks at the address only
+}
+
+// allocate takes the space of size bytes from the filesystem now, where it can.
+func (o *output) allocate(size int64) error {
+	if size <= 0 {
+		return nil
+	}
+	err := unix.Fallocate(int(o.file.Fd()), 0, 0, size)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		return nil
+	}
+	return err
+}
+
+// finish gives the file its final size and mode.
+func (o *output) finish(size int64) error {
+	return errors.Join(o.file.Truncate(size), o.file.Chmod(blobMode))
+}
+
+func (o *output) close() error {
+	var err error
+	if o.direct != nil {
+		err = o.direct.Close()
+	}
+	if o.file != nil {
+		err = errors.Join(err, o.file.Close())
+	}
+	return err
+}
+
 // Writer collects the bytes of one blob. WriteAt may be called concurrently for disjoint ranges, the other methods may
 // not. Either Commit or Close ends it; Close after Commit does nothing.
 type Writer struct {
-	store  *Store
-	blob   model.Blob
-	path   string
-	file   *os.File
-	direct *os.File // the same file opened with O_DIRECT; nil where that is not wanted or refused
-	from   checkpoint
-	done   bool
+	output
+	store *Store
+	blob  model.Blob
+	path  string
+	from  checkpoint
+	done  bool
 }
 
 // WriterOptions of NewWriter. The zero value writes through the page cache.
@@ -85,15 +148,11 @@ func (w *Writer) open(o WriterOptions) (err error) {
 	if st.Size < w.from.Offset {
 		w.from = checkpoint{}
 	}
-	if w.blob.Size > 0 {
-		err := unix.Fallocate(int(w.file.Fd()), 0, 0, w.blob.Size)
-		if err != nil && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOSYS) {
-			return err
-		}
+	if err := w.allocate(w.blob.Size); err != nil {
+		return err
 	}
 	if o.Direct && w.blob.Size >= directAlignment {
-		// A filesystem that refuses is no failure: the page cache serves as well, only slower.
-		w.direct, _ = os.OpenFile(w.path, os.O_WRONLY|unix.O_DIRECT|unix.O_NOFOLLOW, 0)
+		w.openDirect(w.path)
 	}
 	return nil
 }
@@ -101,40 +160,11 @@ func (w *Writer) open(o WriterOptions) (err error) {
 // Resume returns how many bytes from the start are durable, and the hash state after them; 0 and nil for a new blob.
 func (w *Writer) Resume() (offset int64, state []byte) { return w.from.Offset, w.from.State }
 
-// WriteAt implements io.WriterAt. Aligned memory, offsets and lengths bypass the page cache where that is wanted.
-func (w *Writer) WriteAt(p []byte, off int64) (int, error) {
-	n := 0
-	if w.direct != nil && off%directAlignment == 0 && len(p) >= directAlignment && aligned(p) {
-		whole := len(p) &^ (directAlignment - 1)
-		done, err := w.direct.WriteAt(p[:whole], off)
-		n = done
-		if err != nil && !errors.Is(err, unix.EINVAL) {
-			return n, w.writeError(err)
-		}
-	}
-	if n < len(p) {
-		done, err := w.file.WriteAt(p[n:], off+int64(n))
-		n += done
-		if err != nil {
-			return n, w.writeError(err)
-		}
-	}
-	return n, nil
-}
-
-func (w *Writer) writeError(err error) error {
-	return fmt.Errorf("write blob %s: %w", w.blob.Digest, spaceError(err))
-}
-
-func aligned(p []byte) bool {
-	return uintptr(unsafe.Pointer(unsafe.SliceData(p)))%directAlignment == 0 //nolint:gosec // looks at the address only
-}
-
 // Checkpoint makes the first offset bytes durable and remembers the hash state after them. The caller has written all
 // of them. It may run while WriteAt writes bytes behind offset.
 func (w *Writer) Checkpoint(offset int64, state []byte) error {
 	if err := fdatasync(w.file); err != nil {
-		return w.writeError(err)
+		return fmt.Errorf("checkpoint of blob %s: %w", w.blob.Digest, spaceError(err))
 	}
 	data, err := json.Marshal(checkpoint{Blob: w.blob, Offset: offset, State: state})
 	if err != nil {
@@ -153,7 +183,7 @@ func (w *Writer) Discard() error {
 // Commit publishes the blob. The caller has written every byte and found the digest right. After Commit the blob is
 // durable; before, nobody sees it.
 func (w *Writer) Commit() error {
-	err := errors.Join(w.file.Truncate(w.blob.Size), w.file.Chmod(blobMode))
+	err := w.finish(w.blob.Size)
 	if err == nil {
 		err = w.store.commits.publish(w.file, w.path, w.store.blobPath(w.blob.Digest))
 	}
@@ -172,13 +202,7 @@ func (w *Writer) Close() error {
 		return nil
 	}
 	w.done = true
-	var err error
-	if w.direct != nil {
-		err = w.direct.Close()
-	}
-	if w.file != nil {
-		err = errors.Join(err, w.file.Close())
-	}
+	err := w.close()
 	if _, statErr := os.Stat(w.path + checkpointSuffix); errors.Is(statErr, os.ErrNotExist) {
 		if removeErr := os.Remove(w.path); !errors.Is(removeErr, os.ErrNotExist) {
 			err = errors.Join(err, removeErr)
@@ -205,31 +229,25 @@ func (s *Store) partPath(d digest.Digest) string {
 
 // Scratch collects a file whose digest is known at its end. Either Commit or Close ends it.
 type Scratch struct {
+	output
 	store *Store
-	file  *os.File
 	done  bool
 }
 
-// NewScratch begins a file of the expected size in bytes; a size of 0 allocates nothing.
-func (s *Store) NewScratch(size int64) (*Scratch, error) {
+// NewScratch begins a file and allocates space for the size that is expected in bytes; 0 allocates nothing.
+func (s *Store) NewScratch(size int64, o WriterOptions) (*Scratch, error) {
 	f, err := os.CreateTemp(s.path("ingest"), atomicfile.TempPattern)
 	if err != nil {
 		return nil, spaceError(err)
 	}
-	sc := &Scratch{store: s, file: f}
-	if size > 0 {
-		err := unix.Fallocate(int(f.Fd()), 0, 0, size)
-		if err != nil && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOSYS) {
-			return nil, errors.Join(spaceError(err), sc.Close())
-		}
+	sc := &Scratch{output: output{file: f}, store: s}
+	if err := sc.allocate(size); err != nil {
+		return nil, errors.Join(spaceError(err), sc.Close())
+	}
+	if o.Direct {
+		sc.openDirect(f.Name())
 	}
 	return sc, nil
-}
-
-// WriteAt implements io.WriterAt.
-func (sc *Scratch) WriteAt(p []byte, off int64) (int, error) {
-	n, err := sc.file.WriteAt(p, off)
-	return n, spaceError(err)
 }
 
 // Commit publishes the file as the blob that the caller computed. A blob that is already there stays as it is.
@@ -237,7 +255,7 @@ func (sc *Scratch) Commit(b model.Blob) error {
 	if sc.store.Has(b) {
 		return sc.Close()
 	}
-	err := errors.Join(sc.file.Truncate(b.Size), sc.file.Chmod(blobMode))
+	err := sc.finish(b.Size)
 	if err == nil {
 		err = sc.store.commits.publish(sc.file, sc.file.Name(), sc.store.blobPath(b.Digest))
 	}
@@ -245,7 +263,7 @@ func (sc *Scratch) Commit(b model.Blob) error {
 		return errors.Join(fmt.Errorf("commit blob %s: %w", b.Digest, spaceError(err)), sc.Close())
 	}
 	sc.done = true
-	return sc.file.Close()
+	return sc.close()
 }
 
 // Close drops the file unless Commit has published it.
@@ -254,7 +272,7 @@ func (sc *Scratch) Close() error {
 		return nil
 	}
 	sc.done = true
-	return errors.Join(sc.file.Close(), os.Remove(sc.file.Name()))
+	return errors.Join(sc.close(), os.Remove(sc.file.Name()))
 }
 
 func readCheckpoint(part string) checkpoint {

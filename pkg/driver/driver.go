@@ -156,6 +156,9 @@ func New(o Options) (*Driver, error) {
 // ctx ends or one of them fails. Mounts outlive it: pods keep reading while the driver is away. Calls in flight are told
 // to come back and have StopTimeout to end. A clean stop returns nil. Run is called once.
 func (d *Driver) Run(ctx context.Context) error {
+	if err := checkRoot(d.viewsDir); err != nil {
+		return err
+	}
 	d.reconcile(ctx)
 	listener, err := listen(d.socket)
 	if err != nil {
@@ -175,6 +178,18 @@ func (d *Driver) Run(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// checkRoot finds out at the start what would otherwise fail with every publish.
+func checkRoot(viewsDir string) error {
+	real, err := filepath.EvalSymlinks(viewsDir)
+	if err != nil {
+		return fmt.Errorf("directory of views: %w", err)
+	}
+	if real != viewsDir {
+		return fmt.Errorf("state root: %s is really %s, and mounts are not made through symbolic links; give the path without them: %w", viewsDir, real, model.ErrInvalid)
+	}
+	return nil
 }
 
 func (d *Driver) reconcileRegularly(ctx context.Context) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -75,17 +76,14 @@ func (d *Driver) lockTarget(ctx context.Context, volumeID, target string) (unloc
 // published says whether the volume is at its target already. It asks the kernel and the leases, and nobody else. A
 // corrupted mount is taken away.
 func (d *Driver) published(v volume) (bool, error) {
-	for _, l := range d.opts.Store.Leases() {
-		if l.Target == v.target && l.VolumeID != v.id {
-			return false, fmt.Errorf("target %s belongs to volume %s: %w", v.target, l.VolumeID, model.ErrConflict)
-		}
-	}
 	state, err := d.opts.Mounter.State(v.target)
 	switch {
 	case err != nil:
 		return false, err
 	case !state.Mounted:
 		return false, nil
+	case d.ownedByOther(v.id, v.target):
+		return false, fmt.Errorf("another volume is published at %s: %w", v.target, model.ErrConflict)
 	case state.Corrupted:
 		d.log.Warn("corrupted mount is taken away", "volume", v.id, "target", v.target)
 		return false, d.opts.Mounter.Unmount(v.target)
@@ -101,6 +99,13 @@ func (d *Driver) published(v volume) (bool, error) {
 		return false, fmt.Errorf("volume %s is published at %s with other attributes (%s): %w", v.id, v.target, lease.Attributes, model.ErrConflict)
 	}
 	return true, nil
+}
+
+// ownedByOther says that another volume has a lease for the target.
+func (d *Driver) ownedByOther(volumeID, target string) bool {
+	return slices.ContainsFunc(d.opts.Store.Leases(), func(l store.Lease) bool {
+		return l.Target == target && l.VolumeID != volumeID
+	})
 }
 
 // publish makes the volume. Whatever it did is undone when it fails, or when the caller has gone.

@@ -189,6 +189,18 @@ func TestRunRefusesASecondDriver(t *testing.T) {
 	}
 }
 
+func TestRunRefusesARootBehindALink(t *testing.T) {
+	e := newEnv(t)
+	link := filepath.Join(t.TempDir(), "link")
+	must(t, os.Symlink(e.store.root, link))
+	e.store.root = link
+	d, err := New(e.opts)
+	must(t, err)
+	if err := d.Run(t.Context()); !errors.Is(err, model.ErrInvalid) || !strings.Contains(err.Error(), "symbolic links") {
+		t.Errorf("state root behind a link: %v", err)
+	}
+}
+
 func TestNewRefuses(t *testing.T) {
 	good := newEnv(t).opts
 	for name, spoil := range map[string]func(*Options){

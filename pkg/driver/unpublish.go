@@ -24,6 +24,10 @@ func (d *Driver) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpublishVo
 	}
 	defer unlock()
 	_, leased := d.opts.Store.Lease(volumeID, target)
+	if !leased && d.ownedByOther(volumeID, target) {
+		d.log.Warn("target belongs to another volume and is left as it is", "volume", volumeID, "target", target)
+		return &csi.NodeUnpublishVolumeResponse{}, nil
+	}
 	if err := d.unmount(target, leased); err != nil {
 		return nil, fmt.Errorf("volume %s: %w", volumeID, err)
 	}

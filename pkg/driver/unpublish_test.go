@@ -82,6 +82,17 @@ func TestUnpublishLeavesOthersAlone(t *testing.T) {
 			t.Error("somebody else's mount was taken away")
 		}
 	})
+	t.Run("volume", func(t *testing.T) {
+		e := newEnv(t)
+		must(t, e.publish(e.request()))
+		_, err := e.NodeUnpublishVolume(t.Context(), &csi.NodeUnpublishVolumeRequest{VolumeId: "csi-other", TargetPath: e.target})
+		must(t, err)
+		if !e.mounted().Mounted {
+			t.Error("another volume's mount was taken away")
+		}
+		must(t, e.unpublish())
+		e.checkNothingLeft()
+	})
 	t.Run("files", func(t *testing.T) {
 		e := newEnv(t)
 		must(t, os.Mkdir(e.target, 0o750))

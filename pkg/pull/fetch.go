@@ -148,9 +148,10 @@ func (p *Puller) layers(ctx context.Context, j *job, t *tracker, layers []format
 
 // layer fetches one layer, together with every other model that wants the same.
 func (p *Puller) layer(ctx context.Context, j *job, t *tracker, l format.Layer) error {
-	key := memberRecord(l)
+	// The size is part of the key: a manifest that lies about it must not hold up an honest one.
+	key := fmt.Sprintf("%s %d", memberRecord(l), l.Blob.Size)
 	if !unpacked(l) {
-		key = l.Blob.Digest.String()
+		key = fmt.Sprintf("%s %d", l.Blob.Digest, l.Blob.Size)
 	}
 	for {
 		mine := false
@@ -182,8 +183,8 @@ func layerError(l format.Layer, err error) error {
 
 // transfer moves the bytes of one layer from the registry into the store.
 func (p *Puller) transfer(ctx context.Context, j *job, l format.Layer) error {
-	moved := p.running.counter(l.Blob.Digest)
-	defer p.running.forget(l.Blob.Digest)
+	moved := p.running.counter(l.Blob)
+	defer p.running.forget(l.Blob)
 	from := j.origins[l.Origin]
 	work := ingest.Job{
 		Blob: l.Blob, Host: from.ref.Registry, Open: opener(from.repository, l.Blob),

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
-	"github.com/opencontainers/go-digest"
 
 	"github.com/model-csi/model-csi/pkg/format"
 	"github.com/model-csi/model-csi/pkg/model"
@@ -18,7 +17,7 @@ import (
 type trackers struct {
 	mu     sync.Mutex // guards models and blobs
 	models map[string]*tracker
-	blobs  map[digest.Digest]*counter
+	blobs  map[model.Blob]*counter
 }
 
 // counter is the progress of one blob that is on its way.
@@ -40,7 +39,7 @@ type tracker struct {
 
 	mu      sync.Mutex // guards what follows
 	total   int64
-	waiting map[digest.Digest]int64 // size of each layer that is not there yet
+	waiting map[model.Blob]bool // the layers that are not there yet
 	done    int64
 	samples []sample // one a second, the last rateWindow of them
 }
@@ -54,11 +53,11 @@ type sample struct {
 const rateWindow = 15
 
 func (ts *trackers) start(key, reference string, layers []format.Layer) *tracker {
-	t := &tracker{all: ts, reference: reference, stop: make(chan struct{}), waiting: make(map[digest.Digest]int64)}
+	t := &tracker{all: ts, reference: reference, stop: make(chan struct{}), waiting: make(map[model.Blob]bool)}
 	t.expect(layers)
 	ts.mu.Lock()
 	if ts.models == nil {
-		ts.models, ts.blobs = make(map[string]*tracker), make(map[digest.Digest]*counter)
+		ts.models, ts.blobs = make(map[string]*tracker), make(map[model.Blob]*counter)
 	}
 	ts.models[key] = t
 	ts.mu.Unlock()
@@ -81,18 +80,18 @@ func (ts *trackers) get(key string) *tracker {
 	return ts.models[key]
 }
 
-func (ts *trackers) counter(d digest.Digest) *counter {
+func (ts *trackers) counter(b model.Blob) *counter {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	c := &counter{}
-	ts.blobs[d] = c
+	ts.blobs[b] = c
 	return c
 }
 
-func (ts *trackers) forget(d digest.Digest) {
+func (ts *trackers) forget(b model.Blob) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	delete(ts.blobs, d)
+	delete(ts.blobs, b)
 }
 
 // expect adds layers to what the model waits for.
@@ -100,8 +99,8 @@ func (t *tracker) expect(layers []format.Layer) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, l := range layers {
-		if _, ok := t.waiting[l.Blob.Digest]; !ok {
-			t.waiting[l.Blob.Digest] = l.Blob.Size
+		if !t.waiting[l.Blob] {
+			t.waiting[l.Blob] = true
 			t.total += l.Blob.Size
 		}
 	}
@@ -110,8 +109,10 @@ func (t *tracker) expect(layers []format.Layer) {
 func (t *tracker) finished(l format.Layer) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.done += t.waiting[l.Blob.Digest]
-	delete(t.waiting, l.Blob.Digest)
+	if t.waiting[l.Blob] {
+		t.done += l.Blob.Size
+		delete(t.waiting, l.Blob)
+	}
 }
 
 func (t *tracker) sample() {
@@ -154,9 +155,9 @@ func (t *tracker) progress() Progress {
 	p := Progress{Reference: t.reference, Done: t.done, Total: t.total}
 	t.all.mu.Lock()
 	var last *trouble
-	for d, size := range t.waiting {
-		if c := t.all.blobs[d]; c != nil {
-			p.Done += min(max(c.bytes.Load(), 0), size)
+	for b := range t.waiting {
+		if c := t.all.blobs[b]; c != nil {
+			p.Done += min(max(c.bytes.Load(), 0), b.Size)
 			if tr := c.trouble.Load(); tr != nil && (last == nil || tr.at.After(last.at)) {
 				last = tr
 			}

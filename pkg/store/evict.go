@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
-	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -72,6 +71,7 @@ type inventory struct {
 
 type blobInfo struct {
 	digest digest.Digest
+	part   model.Blob // what an unfinished blob is meant to become
 	path   string
 	inode  uint64
 	bytes  int64 // allocated on disk
@@ -230,7 +230,7 @@ func (s *Store) remove(c candidate, mounted map[digest.Digest]bool, byInode map[
 	case c.part:
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.writers[c.blob.digest] {
+		if s.writers[c.blob.part] {
 			return nil
 		}
 		if err := errors.Join(atomicfile.Remove(c.blob.path+checkpointSuffix), atomicfile.Remove(c.blob.path)); err != nil {
@@ -325,9 +325,9 @@ func (s *Store) scan() (inventory, error) {
 		return inv, err
 	}
 	for _, p := range parts {
-		name := strings.TrimSuffix(filepath.Base(p), partSuffix)
-		if d, err := model.ParseDigest(strings.Replace(name, "-", ":", 1)); err == nil {
-			if b, ok := statBlob(p, d); ok {
+		if named, ok := parsePart(p); ok {
+			if b, ok := statBlob(p, named.Digest); ok {
+				b.part = named
 				inv.parts = append(inv.parts, b)
 			}
 		}

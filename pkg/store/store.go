@@ -41,7 +41,7 @@ type Store struct {
 
 	mu       sync.Mutex // guards what follows, and every removal of a blob or view
 	pins     map[digest.Digest]int
-	writers  map[digest.Digest]bool
+	writers  map[model.Blob]bool
 	leases   map[leaseKey]Lease
 	reserved int64 // bytes promised to running pulls and not yet allocated
 
@@ -77,7 +77,7 @@ func Open(root string, o Options) (*Store, error) {
 	}
 	s := &Store{
 		root: root, lock: lock, opts: o, log: o.Logger, now: o.Now,
-		pins: make(map[digest.Digest]int), writers: make(map[digest.Digest]bool), leases: make(map[leaseKey]Lease),
+		pins: make(map[digest.Digest]int), writers: make(map[model.Blob]bool), leases: make(map[leaseKey]Lease),
 	}
 	if err := s.recover(); err != nil {
 		return nil, errors.Join(err, lock.Close())

@@ -198,7 +198,7 @@ func TestWriterResumes(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, damage := range []string{"{", `{"offset":99999999999}`, ""} {
-		part := again.partPath(b.Digest)
+		part := again.partPath(b)
 		if err := errors.Join(os.WriteFile(part, nil, 0o600), os.WriteFile(part+checkpointSuffix, []byte(damage), 0o600)); err != nil {
 			t.Fatal(err)
 		}

@@ -5,10 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"unsafe"
 
-	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
 	"github.com/model-csi/model-csi/pkg/internal/atomicfile"
@@ -119,14 +120,14 @@ func (s *Store) NewWriter(b model.Blob, o WriterOptions) (*Writer, error) {
 		return nil, err
 	}
 	s.mu.Lock()
-	if s.writers[b.Digest] {
+	if s.writers[b] {
 		s.mu.Unlock()
 		return nil, fmt.Errorf("blob %s is being written: %w", b.Digest, model.ErrConflict)
 	}
-	s.writers[b.Digest] = true
+	s.writers[b] = true
 	s.mu.Unlock()
 
-	w := &Writer{store: s, blob: b, path: s.partPath(b.Digest)}
+	w := &Writer{store: s, blob: b, path: s.partPath(b)}
 	if err := w.open(o); err != nil {
 		return nil, errors.Join(fmt.Errorf("blob %s: %w", b.Digest, spaceError(err)), w.Close())
 	}
@@ -209,7 +210,7 @@ func (w *Writer) Close() error {
 		}
 	}
 	w.store.mu.Lock()
-	delete(w.store.writers, w.blob.Digest)
+	delete(w.store.writers, w.blob)
 	w.store.mu.Unlock()
 	return err
 }
@@ -217,14 +218,27 @@ func (w *Writer) Close() error {
 // Unfinished returns the bytes that an unfinished blob has allocated on disk already.
 func (s *Store) Unfinished(b model.Blob) int64 {
 	var st unix.Stat_t
-	if unix.Lstat(s.partPath(b.Digest), &st) != nil {
+	if unix.Lstat(s.partPath(b), &st) != nil {
 		return 0
 	}
 	return st.Blocks * statBlock
 }
 
-func (s *Store) partPath(d digest.Digest) string {
-	return s.path("ingest", d.Algorithm().String()+"-"+d.Encoded()+partSuffix)
+// partPath names the unfinished blob. The size is part of the name, because the digest alone is only a claim so far:
+// two manifests that disagree about the size must not write one file.
+func (s *Store) partPath(b model.Blob) string {
+	return s.path("ingest", fmt.Sprintf("%s-%s-%d%s", b.Digest.Algorithm(), b.Digest.Encoded(), b.Size, partSuffix))
+}
+
+// parsePart is the inverse of partPath.
+func parsePart(path string) (b model.Blob, ok bool) {
+	fields := strings.Split(strings.TrimSuffix(filepath.Base(path), partSuffix), "-")
+	if len(fields) != 3 {
+		return b, false
+	}
+	d, err := model.ParseDigest(fields[0] + ":" + fields[1])
+	size, sizeErr := strconv.ParseInt(fields[2], 10, 64)
+	return model.Blob{Digest: d, Size: size}, err == nil && sizeErr == nil
 }
 
 // Scratch collects a file whose digest is known at its end. Either Commit or Close ends it.

@@ -184,7 +184,7 @@ func TestBuildWithoutHardLinks(t *testing.T) {
 
 // Another filesystem, for real: the link fails with EXDEV and the content is copied.
 func TestBuildAcrossFilesystems(t *testing.T) {
-	dir, err := os.MkdirTemp("/dev/shm", "view-test-")
+	dir, err := os.MkdirTemp("/dev/shm", "view-test-") //nolint:usetesting // t.TempDir is on the filesystem of the blobs
 	if err != nil {
 		t.Fatal(err)
 	}

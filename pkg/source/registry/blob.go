@@ -164,10 +164,11 @@ func (r *repository) body(s subject, resp *answer, w window) (b source.Body, f *
 		switch {
 		case err != nil:
 			return refuse(model.ErrUnavailable, "sent a part without saying which: "+resp.Header.Get("Content-Range"))
+		case cr.total >= 0 && w.blob.Size > 0 && cr.total != w.blob.Size:
+			// The total is what the registry says of the blob itself: no other range will be right.
+			return refuse(model.ErrCorrupt, fmt.Sprintf("has %d bytes, the manifest says %d", cr.total, w.blob.Size))
 		case w.whole || cr.first != w.first || (w.length >= 0 && cr.last != w.last()):
 			return refuse(model.ErrUnavailable, fmt.Sprintf("sent the bytes %d-%d instead of %d-%d", cr.first, cr.last, w.first, w.last()))
-		case cr.total >= 0 && w.blob.Size > 0 && cr.total != w.blob.Size:
-			return refuse(model.ErrUnavailable, fmt.Sprintf("says that the blob has %d bytes, the manifest says %d", cr.total, w.blob.Size))
 		}
 		b.Length = cr.last - cr.first + 1
 		if resp.ContentLength >= 0 && resp.ContentLength != b.Length {

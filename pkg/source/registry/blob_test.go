@@ -284,7 +284,7 @@ func TestRangeAnswers(t *testing.T) {
 		"begins elsewhere":        {partial("bytes 0-9/19000", 10), model.ErrUnavailable},
 		"ends elsewhere":          {partial("bytes 10-18/19000", 9), model.ErrUnavailable},
 		"more than asked for":     {partial("bytes 10-29/19000", 20), model.ErrUnavailable},
-		"other total":             {partial("bytes 10-19/20000", 10), model.ErrUnavailable},
+		"other total":             {partial("bytes 10-19/20000", 10), model.ErrCorrupt},
 		"other unit":              {partial("lines 10-19/19000", 10), model.ErrUnavailable},
 		"length contradicts":      {partial("bytes 10-19/19000", 12), model.ErrUnavailable},
 		"multipart":               {status(206, "Content-Type", "multipart/byteranges; boundary=x"), model.ErrUnavailable},

@@ -96,7 +96,7 @@ func Open(dir string, o Options) (*Ledger, error) {
 }
 
 func nodeKey(path string) ([]byte, error) {
-	key, err := os.ReadFile(path) //nolint:gosec // below the state root
+	key, err := os.ReadFile(path)
 	if err == nil && len(key) == keyLength {
 		return key, nil
 	}

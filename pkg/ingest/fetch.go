@@ -37,8 +37,9 @@ type fetch struct {
 	arrived chan struct{} // has a token when ready changed
 }
 
-// errNoRanges ends a fetch whose server turned out to ignore ranges; it is then done again in one stream.
-var errNoRanges = errors.New("server does not serve ranges")
+// ErrNoRanges is what an OpenFunc may fail with to say that the server does not serve ranges as it should. It ends a
+// fetch in ranges, which is then done again in one stream.
+var ErrNoRanges = errors.New("the server does not serve ranges")
 
 // run delivers the bytes from offset to the blob's end.
 func (e *Engine) run(ctx context.Context, job Job, offset int64, land, consume func(off int64, buf []byte) error) error {
@@ -52,7 +53,7 @@ func (e *Engine) run(ctx context.Context, job Job, offset int64, land, consume f
 		}
 		f.lastByte.Store(time.Now().UnixNano())
 		err := f.deliver(ctx)
-		if !errors.Is(err, errNoRanges) {
+		if !errors.Is(err, ErrNoRanges) {
 			return err
 		}
 		offset = f.turn // what was consumed in order stands; the rest comes again
@@ -199,6 +200,9 @@ func (c *connection) fill(ctx context.Context, off int64, buf []byte) (err error
 
 // again decides whether a failed attempt is followed by another, and waits until its time.
 func (f *fetch) again(ctx context.Context, attempt int, err error) error {
+	if !f.serial && errors.Is(err, ErrNoRanges) {
+		return ErrNoRanges
+	}
 	if !errors.Is(err, model.ErrUnavailable) {
 		return err
 	}
@@ -289,7 +293,7 @@ func (c *connection) request(ctx context.Context, off, length int64) error {
 	}
 	size := f.job.Blob.Size
 	if body.Offset != off || length < size && off == 0 && (body.Length < 0 || body.Length == size) {
-		return errNoRanges
+		return ErrNoRanges
 	}
 	return f.checkLength(off, length, body.Length)
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -27,7 +28,7 @@ func TestFile(t *testing.T) {
 		{name: "clean"},
 		{name: "every first answer refused", spoil: func(r, _ int64, a *answer) {
 			if r%2 == 1 {
-				a.err = unavailable
+				a.err = errAway
 			}
 		}},
 		{name: "reset in the middle", spoil: func(r, _ int64, a *answer) {
@@ -71,6 +72,11 @@ func TestFile(t *testing.T) {
 				a.offset = o + 7
 			}
 		}},
+		{name: "range error", sent: 600, spoil: func(_, o int64, a *answer) {
+			if len(a.body) < len(a.full) {
+				a.err = fmt.Errorf("%w: %w", ErrNoRanges, errAway)
+			}
+		}},
 		{name: "stall", spoil: func(r, _ int64, a *answer) {
 			if r <= 2 {
 				a.pause = time.Hour
@@ -83,7 +89,7 @@ func TestFile(t *testing.T) {
 		}},
 		{name: "asked to wait", spoil: func(r, _ int64, a *answer) {
 			if r <= 2 {
-				a.err = &model.RetryAfterError{After: 10 * time.Millisecond, Err: unavailable}
+				a.err = &model.RetryAfterError{After: 10 * time.Millisecond, Err: errAway}
 			}
 		}},
 		{name: "one byte differs", kind: model.ErrCorrupt, spoil: func(_, o int64, a *answer) {
@@ -228,7 +234,7 @@ func TestFileCancelled(t *testing.T) {
 
 func TestGivesUp(t *testing.T) {
 	e := New(Options{GiveUp: 50 * time.Millisecond})
-	s := &server{data: content(100, 6), spoil: func(_, _ int64, a *answer) { a.err = unavailable }}
+	s := &server{data: content(100, 6), spoil: func(_, _ int64, a *answer) { a.err = errAway }}
 	var troubles atomic.Int64
 	job := Job{Blob: blobOf(s.data), Open: s.open, Trouble: func(error) { troubles.Add(1) }}
 	if err := e.File(t.Context(), job, newMemoryFile(100)); !errors.Is(err, model.ErrUnavailable) {
@@ -298,7 +304,7 @@ func FuzzFile(f *testing.F) {
 			case 3:
 				a.offset = int64(cut)
 			case 4:
-				a.err = &model.RetryAfterError{After: time.Millisecond, Err: unavailable}
+				a.err = &model.RetryAfterError{After: time.Millisecond, Err: errAway}
 			case 5:
 				a.body, a.fail = a.body[:cut], errors.New("reset")
 			case 6:

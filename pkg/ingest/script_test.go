@@ -195,4 +195,4 @@ func testEngine(t *testing.T) *Engine {
 	return e
 }
 
-var unavailable = fmt.Errorf("scripted: %w", model.ErrUnavailable)
+var errAway = fmt.Errorf("scripted: %w", model.ErrUnavailable)

@@ -55,7 +55,7 @@ func (p *Puller) fetch(ctx context.Context, j *job) (err error) {
 	if limit := p.opts.MaxModelSize; limit > 0 && sum(needed) > limit {
 		return fmt.Errorf("the model has %s, more than the %s that max-model-size allows: %w", size(sum(needed)), size(limit), model.ErrTooLarge)
 	}
-	release, err := p.opts.Store.Reserve(ctx, p.space(missing))
+	release, err := p.opts.Store.Reserve(ctx, p.space(j, missing))
 	if err != nil {
 		return err
 	}
@@ -148,10 +148,11 @@ func (p *Puller) layers(ctx context.Context, j *job, t *tracker, layers []format
 
 // layer fetches one layer, together with every other model that wants the same.
 func (p *Puller) layer(ctx context.Context, j *job, t *tracker, l format.Layer) error {
-	// The size is part of the key: a manifest that lies about it must not hold up an honest one.
-	key := fmt.Sprintf("%s %d", memberRecord(l), l.Blob.Size)
+	// Size and registry are part of the key: neither a manifest that lies about the size nor a registry that never
+	// finishes may hold up an honest pull of the same digest.
+	key := fmt.Sprintf("%s %d %s", memberRecord(l), l.Blob.Size, j.registry(l))
 	if !unpacked(l) {
-		key = fmt.Sprintf("%s %d", l.Blob.Digest, l.Blob.Size)
+		key = fmt.Sprintf("%s %d %s", l.Blob.Digest, l.Blob.Size, j.registry(l))
 	}
 	for {
 		mine := false
@@ -221,7 +222,7 @@ func (p *Puller) newMember(size int64, plausible bool) (ingest.Member, error) {
 
 // transferFile fetches a blob that is one file, and reports whether a part of it was there before.
 func (p *Puller) transferFile(ctx context.Context, work ingest.Job) (resumed bool, err error) {
-	w, err := p.opts.Store.NewWriter(work.Blob, store.WriterOptions{Direct: p.direct(work.Blob.Size)})
+	w, err := p.opts.Store.NewWriter(work.Blob, store.WriterOptions{Origin: work.Host, Direct: p.direct(work.Blob.Size)})
 	if err != nil {
 		return false, err
 	}
@@ -249,6 +250,9 @@ func (p *Puller) direct(bytes int64) bool {
 func opener(r source.Repository, b model.Blob) ingest.OpenFunc {
 	return func(ctx context.Context, offset, length int64) (ingest.Body, error) {
 		body, err := r.ReadRange(ctx, b, offset, length)
+		if errors.Is(err, source.ErrRange) {
+			return ingest.Body{}, fmt.Errorf("%w: %w", ingest.ErrNoRanges, err)
+		}
 		if err != nil {
 			return ingest.Body{}, err
 		}
@@ -273,12 +277,12 @@ func (p *Puller) inline(f format.InlineFile) error {
 }
 
 // space is what the layers will take on disk in bytes, beyond what unfinished blobs have allocated already.
-func (p *Puller) space(layers []format.Layer) int64 {
+func (p *Puller) space(j *job, layers []format.Layer) int64 {
 	var n int64
 	for _, l := range layers {
 		switch {
 		case !unpacked(l):
-			n += max(0, l.Blob.Size-p.opts.Store.Unfinished(l.Blob))
+			n += max(0, l.Blob.Size-p.opts.Store.Unfinished(l.Blob, j.registry(l)))
 		case strings.HasSuffix(l.MediaType, "tar"):
 			n += l.Blob.Size
 		default:

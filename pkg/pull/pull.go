@@ -251,7 +251,7 @@ type job struct {
 	origins map[string]origin
 	plan    format.Plan
 	keep    selection
-	// key is the same for all who want the same tree of the same manifest.
+	// key is the same for all who want the same tree of the same manifest in the same repository.
 	key  string
 	warm bool
 }
@@ -262,6 +262,9 @@ type origin struct {
 	repository source.Repository
 }
 
+// registry is the host that serves the layer's blob.
+func (j *job) registry(l format.Layer) string { return j.origins[l.Origin].ref.Registry }
+
 // plan finds out which blobs make the tree. An artifact can say that the model itself is in another one; that one is
 // resolved and authorised as if the caller had named it.
 func (p *Puller) plan(ctx context.Context, r Request, a access, keep selection) (*job, error) {
@@ -270,7 +273,7 @@ func (p *Puller) plan(ctx context.Context, r Request, a access, keep selection) 
 		return nil, err
 	}
 	j := &job{ref: r.Ref, access: a, keep: keep, warm: true, origins: map[string]origin{"": {r.Ref, a.repository}}}
-	identity := []string{a.snapshot.Digest.String(), a.snapshot.MediaType, keep.key}
+	identity := []string{r.Ref.Name(), a.snapshot.Digest.String(), a.snapshot.MediaType, keep.key}
 	for len(plan.Parents) > 0 {
 		name := plan.Parents[0]
 		if _, seen := j.origins[name]; seen || len(j.origins) > format.MaxParents {

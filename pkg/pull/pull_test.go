@@ -363,7 +363,7 @@ func TestCorruptBlob(t *testing.T) {
 	if !errors.Is(err, model.ErrCorrupt) || !strings.Contains(err.Error(), "weights/a.bin") {
 		t.Fatalf("error %v", err)
 	}
-	if b := (model.Blob{Digest: bad, Size: 4}); n.opts.Store.Has(b) || n.opts.Store.Unfinished(b) != 0 {
+	if b := (model.Blob{Digest: bad, Size: 4}); n.opts.Store.Has(b) || n.opts.Store.Unfinished(b, "r.io") != 0 {
 		t.Error("something of the corrupt blob was kept")
 	}
 	r.spoil = nil

@@ -52,6 +52,10 @@ type Repository interface {
 	ReadRange(ctx context.Context, blob model.Blob, offset, length int64) (Body, error)
 }
 
+// ErrRange is what ReadRange fails with when the server answers a range with another one. It is a model.ErrUnavailable.
+// Asking for the whole blob may still work.
+var ErrRange = fmt.Errorf("ranges are not served as asked: %w", model.ErrUnavailable)
+
 // Body is the answer to ReadRange.
 type Body struct {
 	io.ReadCloser

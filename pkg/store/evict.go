@@ -70,8 +70,7 @@ type inventory struct {
 }
 
 type blobInfo struct {
-	digest digest.Digest
-	part   model.Blob // what an unfinished blob is meant to become
+	digest digest.Digest // empty for unfinished blobs
 	path   string
 	inode  uint64
 	bytes  int64 // allocated on disk
@@ -102,7 +101,7 @@ func (s *Store) space() (free, total int64, err error) {
 	if err := unix.Statfs(s.root, &st); err != nil {
 		return 0, 0, fmt.Errorf("filesystem of %s: %w", s.root, err)
 	}
-	return int64(st.Bavail) * st.Bsize, int64(st.Blocks) * st.Bsize, nil //nolint:gosec // far below 2^63
+	return int64(st.Bavail) * st.Bsize, int64(st.Blocks) * st.Bsize, nil
 }
 
 // Reserve makes sure that the filesystem has room for need more bytes above the policy's reserve, evicting what nobody
@@ -230,7 +229,7 @@ func (s *Store) remove(c candidate, mounted map[digest.Digest]bool, byInode map[
 	case c.part:
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.writers[c.blob.part] {
+		if s.writers[c.blob.path] {
 			return nil
 		}
 		if err := errors.Join(atomicfile.Remove(c.blob.path+checkpointSuffix), atomicfile.Remove(c.blob.path)); err != nil {
@@ -292,7 +291,7 @@ func (s *Store) removeBlob(b blobInfo, out *Evicted) error {
 	defer s.mu.Unlock()
 	var st unix.Stat_t
 	if err := unix.Lstat(b.path, &st); err != nil {
-		return nil //nolint:nilerr // it is gone, which is what was wanted
+		return nil // it is gone, which is what was wanted
 	}
 	if s.pins[b.digest] > 0 || st.Nlink > 1 || st.Ino != b.inode {
 		return nil
@@ -325,11 +324,8 @@ func (s *Store) scan() (inventory, error) {
 		return inv, err
 	}
 	for _, p := range parts {
-		if named, ok := parsePart(p); ok {
-			if b, ok := statBlob(p, named.Digest); ok {
-				b.part = named
-				inv.parts = append(inv.parts, b)
-			}
+		if b, ok := statBlob(p, ""); ok {
+			inv.parts = append(inv.parts, b)
 		}
 	}
 	inv.views, err = s.listViews()
@@ -341,7 +337,6 @@ func statBlob(path string, d digest.Digest) (blobInfo, bool) {
 	if err := unix.Lstat(path, &st); err != nil {
 		return blobInfo{}, false
 	}
-	const blockSize = 512                                                                                        // the unit of st_blocks, whatever the filesystem's block size is
 	return blobInfo{digest: d, path: path, inode: st.Ino, bytes: st.Blocks * statBlock, links: uint64(st.Nlink), //nolint:unconvert // its type differs by platform
 		used: time.Unix(st.Ctim.Unix())}, true
 }

@@ -140,7 +140,7 @@ func (s *Store) loadLeases() error {
 	for _, e := range entries {
 		path := s.path("leases", e.Name())
 		var l Lease
-		data, err := os.ReadFile(path) //nolint:gosec // below our own root
+		data, err := os.ReadFile(path)
 		if err == nil {
 			err = json.Unmarshal(data, &l)
 		}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -41,7 +40,7 @@ type Store struct {
 
 	mu       sync.Mutex // guards what follows, and every removal of a blob or view
 	pins     map[digest.Digest]int
-	writers  map[model.Blob]bool
+	writers  map[string]bool // by the path of the unfinished blob
 	leases   map[leaseKey]Lease
 	reserved int64 // bytes promised to running pulls and not yet allocated
 
@@ -68,7 +67,7 @@ func Open(root string, o Options) (*Store, error) {
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, fmt.Errorf("state root: %w", err)
 	}
-	if err := os.Chmod(root, 0o700); err != nil { //nolint:gosec // a directory needs its execute bit
+	if err := os.Chmod(root, 0o700); err != nil {
 		return nil, fmt.Errorf("state root: %w", err)
 	}
 	lock, err := acquire(filepath.Join(root, "lock"), o.Now())
@@ -77,7 +76,7 @@ func Open(root string, o Options) (*Store, error) {
 	}
 	s := &Store{
 		root: root, lock: lock, opts: o, log: o.Logger, now: o.Now,
-		pins: make(map[digest.Digest]int), writers: make(map[model.Blob]bool), leases: make(map[leaseKey]Lease),
+		pins: make(map[digest.Digest]int), writers: make(map[string]bool), leases: make(map[leaseKey]Lease),
 	}
 	if err := s.recover(); err != nil {
 		return nil, errors.Join(err, lock.Close())
@@ -93,7 +92,7 @@ func (s *Store) Root() string { return s.root }
 
 // acquire locks the file and writes into it who holds it. The kernel releases the lock with the process.
 func acquire(path string, now time.Time) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600) //nolint:gosec // below our own root
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock file: %w", err)
 	}
@@ -161,23 +160,9 @@ func emptyDir(dir string) error {
 		return err
 	}
 	for _, e := range entries {
-		err = errors.Join(err, removeTree(filepath.Join(dir, e.Name())))
+		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
 	}
 	return err
-}
-
-// removeTree removes a directory that may have read-only parts, as views do.
-func removeTree(dir string) error {
-	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			return os.Chmod(p, 0o700) //nolint:gosec // a directory needs its execute bit
-		}
-		return err
-	})
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return errors.Join(err, os.RemoveAll(dir))
 }
 
 func removeTemporary(dir string) error {
@@ -187,7 +172,7 @@ func removeTemporary(dir string) error {
 	}
 	for _, e := range entries {
 		if isTemporary(e.Name()) {
-			err = errors.Join(err, removeTree(filepath.Join(dir, e.Name())))
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
 		}
 	}
 	return err

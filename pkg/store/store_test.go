@@ -182,7 +182,7 @@ func TestWriterResumes(t *testing.T) {
 	if offset, state := w.Resume(); offset != 4096 || string(state) != "state" {
 		t.Fatalf("resumes at %d with %q", offset, state)
 	}
-	if got := again.Unfinished(lost); got != 0 {
+	if got := again.Unfinished(lost, ""); got != 0 {
 		t.Errorf("a blob without a checkpoint kept %d bytes", got)
 	}
 	if err := w.Discard(); err != nil {
@@ -198,7 +198,7 @@ func TestWriterResumes(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, damage := range []string{"{", `{"offset":99999999999}`, ""} {
-		part := again.partPath(b)
+		part := again.partPath(b, "")
 		if err := errors.Join(os.WriteFile(part, nil, 0o600), os.WriteFile(part+checkpointSuffix, []byte(damage), 0o600)); err != nil {
 			t.Fatal(err)
 		}
@@ -211,6 +211,53 @@ func TestWriterResumes(t *testing.T) {
 		if err := w.Discard(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestWriterForgetsStaleCheckpoints has a checkpoint whose file is not what it describes. It must not come back.
+func TestWriterForgetsStaleCheckpoints(t *testing.T) {
+	s := open(t, t.TempDir(), Options{})
+	b := model.Blob{Digest: digest.FromString("x"), Size: 8192}
+	begin := func() *Writer {
+		w, err := s.NewWriter(b, WriterOptions{Origin: "a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return w
+	}
+	w := begin()
+	if _, err := w.WriteAt(make([]byte, 4096), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(w.Checkpoint(4096, []byte("state")), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if other, err := s.NewWriter(b, WriterOptions{Origin: "b"}); err != nil {
+		t.Fatal(err)
+	} else if offset, _ := other.Resume(); offset != 0 {
+		t.Errorf("the bytes of one origin are resumed by another at %d", offset)
+	} else if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(s.partPath(b, "a"), 100); err != nil {
+		t.Fatal(err)
+	}
+	w = begin()
+	if offset, _ := w.Resume(); offset != 0 {
+		t.Fatalf("a short file resumes at %d", offset)
+	}
+	if _, err := w.WriteAt(bytes.Repeat([]byte{1}, 8192), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w = begin()
+	if offset, _ := w.Resume(); offset != 0 {
+		t.Fatalf("the stale checkpoint is back, at %d", offset)
+	}
+	if err := w.Discard(); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -450,7 +497,7 @@ func TestSmallDisk(t *testing.T) {
 	if _, err := s.NewWriter(huge, WriterOptions{}); !errors.Is(err, model.ErrNoSpace) {
 		t.Fatalf("allocation: %v", err)
 	}
-	if s.Unfinished(huge) != 0 {
+	if s.Unfinished(huge, "") != 0 {
 		t.Fatal("the failed allocation left a file")
 	}
 	cached := publish(t, s, "cached", map[string]model.Blob{"f": put(t, s, make([]byte, 12<<20))})

@@ -48,7 +48,7 @@ func (s *Store) EnsureView(t model.Tree, build func(dir string) error) (string, 
 	}
 	err = build(aside)
 	if err == nil {
-		err = errors.Join(os.Chmod(aside, executableMode), atomicfile.SyncDir(aside)) //nolint:gosec // readable by every pod
+		err = errors.Join(os.Chmod(aside, executableMode), atomicfile.SyncDir(aside))
 	}
 	if err == nil {
 		err = os.Rename(aside, path)
@@ -57,7 +57,7 @@ func (s *Store) EnsureView(t model.Tree, build func(dir string) error) (string, 
 		err = atomicfile.SyncDir(s.path("views"))
 	}
 	if err != nil {
-		return "", errors.Join(fmt.Errorf("view: %w", spaceError(err)), removeTree(aside))
+		return "", errors.Join(fmt.Errorf("view: %w", spaceError(err)), os.RemoveAll(aside))
 	}
 	return path, nil
 }

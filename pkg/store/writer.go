@@ -1,12 +1,11 @@
 package store
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"unsafe"
 
@@ -40,7 +39,7 @@ type output struct {
 
 func (o *output) openDirect(path string) {
 	// A filesystem that refuses is no failure: the page cache serves as well, only slower.
-	o.direct, _ = os.OpenFile(path, os.O_WRONLY|unix.O_DIRECT|unix.O_NOFOLLOW, 0) //nolint:gosec // below our own root
+	o.direct, _ = os.OpenFile(path, os.O_WRONLY|unix.O_DIRECT|unix.O_NOFOLLOW, 0)
 }
 
 // WriteAt implements io.WriterAt. Aligned memory, offsets and lengths bypass the page cache where that is wanted.
@@ -109,25 +108,28 @@ type Writer struct {
 
 // WriterOptions of NewWriter. The zero value writes through the page cache.
 type WriterOptions struct {
+	// Origin says where the bytes come from. Writers of different origins never share an unfinished blob: until its
+	// digest is verified it is only as good as its source.
+	Origin string
 	// Direct bypasses the page cache for aligned writes where the filesystem can.
 	Direct bool
 }
 
 // NewWriter opens the unfinished blob, or begins it, and allocates its space, so that a full disk is found out before
-// the first byte: model.ErrNoSpace. Only one writer of a blob is open at a time: model.ErrConflict.
+// the first byte: model.ErrNoSpace. Only one writer of a blob from one
+// origin is open at a time: model.ErrConflict.
 func (s *Store) NewWriter(b model.Blob, o WriterOptions) (*Writer, error) {
 	if _, err := model.ParseDigest(b.Digest.String()); err != nil {
 		return nil, err
 	}
+	w := &Writer{store: s, blob: b, path: s.partPath(b, o.Origin)}
 	s.mu.Lock()
-	if s.writers[b] {
+	if s.writers[w.path] {
 		s.mu.Unlock()
 		return nil, fmt.Errorf("blob %s is being written: %w", b.Digest, model.ErrConflict)
 	}
-	s.writers[b] = true
+	s.writers[w.path] = true
 	s.mu.Unlock()
-
-	w := &Writer{store: s, blob: b, path: s.partPath(b)}
 	if err := w.open(o); err != nil {
 		return nil, errors.Join(fmt.Errorf("blob %s: %w", b.Digest, spaceError(err)), w.Close())
 	}
@@ -139,6 +141,12 @@ func (w *Writer) open(o WriterOptions) (err error) {
 	if w.from.Blob != w.blob || w.from.Offset > w.blob.Size {
 		w.from = checkpoint{}
 	}
+	// A checkpoint that is not accepted must be gone before the first byte is written over what it describes.
+	defer func() {
+		if err == nil && w.from.Offset == 0 {
+			err = atomicfile.Remove(w.path + checkpointSuffix)
+		}
+	}()
 	if w.file, err = os.OpenFile(w.path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600); err != nil {
 		return err
 	}
@@ -210,35 +218,25 @@ func (w *Writer) Close() error {
 		}
 	}
 	w.store.mu.Lock()
-	delete(w.store.writers, w.blob)
+	delete(w.store.writers, w.path)
 	w.store.mu.Unlock()
 	return err
 }
 
 // Unfinished returns the bytes that an unfinished blob has allocated on disk already.
-func (s *Store) Unfinished(b model.Blob) int64 {
+func (s *Store) Unfinished(b model.Blob, origin string) int64 {
 	var st unix.Stat_t
-	if unix.Lstat(s.partPath(b), &st) != nil {
+	if unix.Lstat(s.partPath(b, origin), &st) != nil {
 		return 0
 	}
 	return st.Blocks * statBlock
 }
 
-// partPath names the unfinished blob. The size is part of the name, because the digest alone is only a claim so far:
-// two manifests that disagree about the size must not write one file.
-func (s *Store) partPath(b model.Blob) string {
-	return s.path("ingest", fmt.Sprintf("%s-%s-%d%s", b.Digest.Algorithm(), b.Digest.Encoded(), b.Size, partSuffix))
-}
-
-// parsePart is the inverse of partPath.
-func parsePart(path string) (b model.Blob, ok bool) {
-	fields := strings.Split(strings.TrimSuffix(filepath.Base(path), partSuffix), "-")
-	if len(fields) != 3 {
-		return b, false
-	}
-	d, err := model.ParseDigest(fields[0] + ":" + fields[1])
-	size, sizeErr := strconv.ParseInt(fields[2], 10, 64)
-	return model.Blob{Digest: d, Size: size}, err == nil && sizeErr == nil
+// partPath names the unfinished blob. Its size and origin are part of the name, because the digest alone is only a
+// claim so far: two manifests that disagree about the size, or two registries, must not write one file.
+func (s *Store) partPath(b model.Blob, origin string) string {
+	sum := sha256.Sum256([]byte(origin))
+	return s.path("ingest", fmt.Sprintf("%s-%s-%d-%x%s", b.Digest.Algorithm(), b.Digest.Encoded(), b.Size, sum[:8], partSuffix))
 }
 
 // Scratch collects a file whose digest is known at its end. Either Commit or Close ends it.
@@ -291,7 +289,7 @@ func (sc *Scratch) Close() error {
 
 func readCheckpoint(part string) checkpoint {
 	var c checkpoint
-	data, err := os.ReadFile(part + checkpointSuffix) //nolint:gosec // below our own root
+	data, err := os.ReadFile(part + checkpointSuffix)
 	if err != nil || json.Unmarshal(data, &c) != nil {
 		return checkpoint{}
 	}

@@ -163,16 +163,16 @@ func (r *repository) body(s subject, resp *answer, w window) (b source.Body, f *
 		cr, err := parseContentRange(resp.Header.Get("Content-Range"))
 		switch {
 		case err != nil:
-			return refuse(model.ErrUnavailable, "sent a part without saying which: "+resp.Header.Get("Content-Range"))
+			return refuse(source.ErrRange, "sent a part without saying which: "+resp.Header.Get("Content-Range"))
 		case cr.total >= 0 && w.blob.Size > 0 && cr.total != w.blob.Size:
 			// The total is what the registry says of the blob itself: no other range will be right.
 			return refuse(model.ErrCorrupt, fmt.Sprintf("has %d bytes, the manifest says %d", cr.total, w.blob.Size))
 		case w.whole || cr.first != w.first || (w.length >= 0 && cr.last != w.last()):
-			return refuse(model.ErrUnavailable, fmt.Sprintf("sent the bytes %d-%d instead of %d-%d", cr.first, cr.last, w.first, w.last()))
+			return refuse(source.ErrRange, fmt.Sprintf("sent the bytes %d-%d instead of %d-%d", cr.first, cr.last, w.first, w.last()))
 		}
 		b.Length = cr.last - cr.first + 1
 		if resp.ContentLength >= 0 && resp.ContentLength != b.Length {
-			return refuse(model.ErrUnavailable, fmt.Sprintf("sent %d bytes for a part of %d", resp.ContentLength, b.Length))
+			return refuse(source.ErrRange, fmt.Sprintf("sent %d bytes for a part of %d", resp.ContentLength, b.Length))
 		}
 		return b, nil, true
 	case http.StatusOK:
@@ -191,7 +191,7 @@ func (r *repository) body(s subject, resp *answer, w window) (b source.Body, f *
 		}
 		return source.Body{}, f, false
 	}
-	_, busy := kindOf(resp.StatusCode)
+	busy, _ := kindOf(resp.StatusCode)
 	return source.Body{}, f, busy
 }
 

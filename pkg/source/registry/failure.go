@@ -95,7 +95,7 @@ type reply struct {
 
 // status makes a failure of an answer with a status that was not wanted.
 func (s subject) status(r reply) *failure {
-	kind, again := kindOf(r.status)
+	again, kind := kindOf(r.status)
 	who, hint := r.host+" as "+s.identity(), s.hint(kind)
 	switch {
 	case r.away:
@@ -125,26 +125,27 @@ func (s subject) status(r reply) *failure {
 // identity names who asked. Mirrors are not shown the credential.
 func (s subject) identity() string { return s.cred.String() }
 
-func kindOf(status int) (kind error, again bool) {
+// kindOf says what a status means, and whether the same request may well get another one a moment later.
+func kindOf(status int) (again bool, kind error) {
 	switch status {
 	case http.StatusUnauthorized:
-		return model.ErrUnauthenticated, false
+		return false, model.ErrUnauthenticated
 	case http.StatusForbidden, http.StatusUnavailableForLegalReasons:
-		return model.ErrDenied, false
+		return false, model.ErrDenied
 	case http.StatusNotFound, http.StatusGone:
-		return model.ErrNotFound, false
+		return false, model.ErrNotFound
 	case http.StatusTooManyRequests, http.StatusRequestTimeout, http.StatusTooEarly:
-		return model.ErrUnavailable, true
+		return true, model.ErrUnavailable
 	case http.StatusProxyAuthRequired:
-		return model.ErrUnavailable, false
+		return false, model.ErrUnavailable
 	}
 	switch {
 	case status >= 500:
-		return model.ErrUnavailable, true
+		return true, model.ErrUnavailable
 	case status >= 400:
-		return model.ErrInvalid, false
+		return false, model.ErrInvalid
 	}
-	return model.ErrUnavailable, false // an answer out of place, as from a captive portal
+	return false, model.ErrUnavailable // an answer out of place, as from a captive portal
 }
 
 // hint is the next step for whoever reads the error.

@@ -1,6 +1,7 @@
 package registry_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -75,7 +76,7 @@ func TestMirror(t *testing.T) {
 	if err != nil || snap.Digest != d {
 		t.Fatalf("got %s, %v", snap.Digest, err)
 	}
-	if body, got, err := readAll(t, repo, layer, 10, 10); err != nil || string(got) != string(content[10:20]) || body.Host != second.host() {
+	if body, got, err := readAll(t, repo, layer, 10, 10); err != nil || !bytes.Equal(got, content[10:20]) || body.Host != second.host() {
 		t.Fatalf("got %q from %s, %v", got, body.Host, err)
 	}
 	// The server is asked for nothing but whether this identity may read what the mirror delivered.
@@ -151,7 +152,7 @@ func TestMirrorFails(t *testing.T) {
 				t.Fatalf("got %s, %v", snap.Digest, err)
 			}
 			for range 3 {
-				if _, got, err := readAll(t, repo, layer, 10, 10); err != nil || string(got) != string(content[10:20]) {
+				if _, got, err := readAll(t, repo, layer, 10, 10); err != nil || !bytes.Equal(got, content[10:20]) {
 					t.Fatalf("got %q, %v", got, err)
 				}
 			}

@@ -198,9 +198,8 @@ func TestRetryGivesUp(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	calls := 0
-	retry(ctx, time.Hour, func() *failure { calls++; cancel(); return &failure{again: true} })
-	if calls != 1 {
-		t.Errorf("%d attempts after the context ended", calls)
+	if f := retry(ctx, time.Hour, func() *failure { calls++; cancel(); return &failure{again: true} }); f == nil || calls != 1 {
+		t.Errorf("%d attempts after the context ended, %v", calls, f)
 	}
 }
 

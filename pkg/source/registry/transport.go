@@ -38,9 +38,9 @@ func (s *Source) connections(c hostConfig, loopback bool) (own, other http.Round
 	}
 	switch {
 	case c.base.Scheme == "http" && !loopback:
-		s.warnOnce(c.base.Host, "this host is spoken to in plain HTTP, because hosts.toml says so: whoever controls the network can read its credentials")
+		s.warnOnce(c.base.Host, "it is spoken to in plain HTTP, because hosts.toml says so")
 	case c.base.Scheme == "https" && c.skipVerify:
-		s.warnOnce(c.base.Host, "TLS certificates of this host are not verified, because hosts.toml sets skip_verify: whoever controls the network can read its credentials; use \"ca\" instead")
+		s.warnOnce(c.base.Host, "its TLS certificates are not verified, because hosts.toml sets skip_verify; use \"ca\" instead")
 	}
 	if !c.skipVerify && len(c.clientFiles) == 0 {
 		return o, o, nil
@@ -53,14 +53,14 @@ func (s *Source) connections(c hostConfig, loopback bool) (own, other http.Round
 	return o, t, nil
 }
 
-// warnOnce logs a message about a host the first time.
-func (s *Source) warnOnce(host, message string) {
+// warnOnce says, the first time for a host, that its connections are open to others.
+func (s *Source) warnOnce(host, why string) {
 	s.mu.Lock()
 	warned := s.warned[host]
 	s.warned[host] = true
 	s.mu.Unlock()
 	if !warned {
-		s.log.Warn(message, "host", host)
+		s.log.Warn("whoever controls the network can read and change what is exchanged with this host, credentials included", "host", host, "why", why)
 	}
 }
 

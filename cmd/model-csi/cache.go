@@ -12,6 +12,7 @@ import (
 
 	"github.com/model-csi/model-csi/pkg/admin"
 	"github.com/model-csi/model-csi/pkg/config"
+	"github.com/model-csi/model-csi/pkg/store"
 )
 
 // target says which daemon a command asks and how it answers.
@@ -65,13 +66,13 @@ its cache-reserve.`,
   model-csi cache gc --free 50Gi`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			want := int64(-1)
+			want := store.Everything
 			if free != "" {
 				b, err := config.ParseBytes(free)
 				if err != nil {
 					return fmt.Errorf("--free: %w", err)
 				}
-				want = int64(b)
+				want = store.Room{Bytes: int64(b)}
 			}
 			e, err := admin.NewClient(t.root).Evict(cmd.Context(), want)
 			if err != nil {

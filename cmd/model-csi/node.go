@@ -228,6 +228,6 @@ func (n *node) Status() (admin.Status, error) {
 }
 
 // Evict implements admin.Daemon.
-func (n *node) Evict(ctx context.Context, bytes int64) (store.Evicted, error) {
-	return n.store.Evict(ctx, bytes)
+func (n *node) Evict(ctx context.Context, want store.Room) (store.Evicted, error) {
+	return n.store.Evict(ctx, want)
 }

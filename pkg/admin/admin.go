@@ -36,16 +36,10 @@ type Status struct {
 	Grants  int             `json:"grants"`
 }
 
-// GC asks for an eviction.
-type GC struct {
-	// Bytes to free at least; negative for everything that nobody uses.
-	Bytes int64 `json:"bytes"`
-}
-
 // Daemon is what the server asks.
 type Daemon interface {
 	Status() (Status, error)
-	Evict(ctx context.Context, bytes int64) (store.Evicted, error)
+	Evict(ctx context.Context, want store.Room) (store.Evicted, error)
 }
 
 // Server answers on the admin socket.
@@ -106,12 +100,12 @@ func (s *Server) handler() http.Handler {
 		s.answer(w, status, err)
 	})
 	mux.HandleFunc("POST /v1/cache/gc", func(w http.ResponseWriter, r *http.Request) {
-		var gc GC
-		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16)).Decode(&gc); err != nil {
+		var want store.Room
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16)).Decode(&want); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		evicted, err := s.daemon.Evict(r.Context(), gc.Bytes)
+		evicted, err := s.daemon.Evict(r.Context(), want)
 		s.answer(w, evicted, err)
 	})
 	return mux
@@ -148,10 +142,10 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	return s, c.do(ctx, http.MethodGet, "/v1/status", nil, &s)
 }
 
-// Evict asks for an eviction; see [GC].
-func (c *Client) Evict(ctx context.Context, bytes int64) (store.Evicted, error) {
+// Evict asks to free room by removing what nobody uses.
+func (c *Client) Evict(ctx context.Context, want store.Room) (store.Evicted, error) {
 	var e store.Evicted
-	return e, c.do(ctx, http.MethodPost, "/v1/cache/gc", GC{Bytes: bytes}, &e)
+	return e, c.do(ctx, http.MethodPost, "/v1/cache/gc", want, &e)
 }
 
 func (c *Client) do(ctx context.Context, method, path string, body, into any) error {

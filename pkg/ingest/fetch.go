@@ -70,9 +70,8 @@ func (e *Engine) spanOf(size int64) int64 {
 func (f *fetch) deliver(ctx context.Context) error {
 	workers := 1
 	if !f.serial {
-		// More than the budget has buffers for would only wait.
 		spans := (f.job.Blob.Size - f.claimed + f.span - 1) / f.span
-		workers = int(max(1, min(spans, int64(f.e.opts.Connections), f.e.opts.Memory/f.span)))
+		workers = int(max(1, min(spans, int64(f.e.opts.Connections))))
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for range workers {
@@ -87,43 +86,63 @@ func (f *fetch) deliver(ctx context.Context) error {
 	return err
 }
 
-// work claims spans until none is left. The buffer comes before the claim: whoever holds the lowest claim can go on.
+// work claims spans until none is left. It takes a place at the host first, then a buffer, then the next span. So a
+// slow host ties up no more buffers than it has places, and whoever holds the lowest span has all it needs to go on.
 func (f *fetch) work(ctx context.Context) error {
 	c := &connection{f: f}
 	defer c.close()
 	for {
-		buf, err := f.e.buffers.get(ctx, f.span)
-		if err != nil {
-			return contextError(ctx, err)
-		}
-		f.mu.Lock()
-		off := f.claimed
-		n := min(f.span, f.job.Blob.Size-off)
-		f.claimed += n
-		f.mu.Unlock()
-		if n <= 0 {
-			f.e.buffers.put(buf)
-			return nil
-		}
-		buf = buf[:n]
-		err = c.fill(ctx, off, buf)
-		if err == nil && f.land != nil {
-			if err = f.land(off, buf); err != nil {
-				f.job.progress(-n)
-			}
-		}
-		if err != nil {
-			f.e.buffers.put(buf)
+		more, err := f.one(ctx, c)
+		if err != nil || !more {
 			return err
 		}
-		f.mu.Lock()
-		f.ready[off] = buf
-		f.mu.Unlock()
-		select {
-		case f.arrived <- struct{}{}:
-		default:
+	}
+}
+
+// one brings one span into its buffer and, where that is wanted, to the disk. It reports false when none is left.
+func (f *fetch) one(ctx context.Context, c *connection) (more bool, err error) {
+	if err := f.host.acquire(ctx); err != nil {
+		return false, err
+	}
+	release := sync.OnceFunc(f.host.release)
+	defer release()
+	span := min(f.span, f.host.span())
+	buf, err := f.e.buffers.get(ctx, span)
+	if err != nil {
+		return false, contextError(ctx, err)
+	}
+	defer func() {
+		if err != nil || !more {
+			f.e.buffers.put(buf)
+		}
+	}()
+	f.mu.Lock()
+	off := f.claimed
+	n := min(span, f.job.Blob.Size-off)
+	f.claimed += max(n, 0)
+	f.mu.Unlock()
+	if n <= 0 {
+		return false, nil
+	}
+	full := buf[:n]
+	if err := c.fill(ctx, off, full); err != nil {
+		return false, err
+	}
+	release()
+	if f.land != nil {
+		if err := f.land(off, full); err != nil {
+			f.job.progress(-n)
+			return false, err
 		}
 	}
+	f.mu.Lock()
+	f.ready[off] = full
+	f.mu.Unlock()
+	select {
+	case f.arrived <- struct{}{}:
+	default:
+	}
+	return true, nil
 }
 
 func (f *fetch) inOrder(ctx context.Context) error {
@@ -225,13 +244,8 @@ func (f *fetch) again(ctx context.Context, attempt int, err error) error {
 }
 
 // read makes sure that a response delivers bytes from off on, and reads until buf is full or the response fails.
-// A place at the host is taken for the time of reading only: whoever holds a place has its buffer already, so that
-// those who wait for a place and those who wait for a buffer never wait for each other.
 func (c *connection) read(ctx context.Context, off int64, buf []byte) (int, error) {
-	if err := c.f.host.acquire(ctx); err != nil {
-		return 0, err
-	}
-	defer c.f.host.release()
+	began := time.Now()
 	if !c.open || c.at != off {
 		c.close()
 		if err := c.request(ctx, off, int64(len(buf))); err != nil {
@@ -265,6 +279,7 @@ func (c *connection) read(ctx context.Context, off int64, buf []byte) (int, erro
 		}
 		return n, err
 	}
+	f.host.took(n, time.Since(began))
 	return n, nil
 }
 

@@ -52,6 +52,7 @@ type host struct {
 	bytes    int64
 	since    time.Time
 	best     float64
+	rate     float64 // bytes a second of one response, smoothed; 0 while unknown
 }
 
 // acquire waits for a place. Give it back with release.
@@ -112,6 +113,39 @@ func (h *host) delivered(n int) {
 		h.broadcast()
 	}
 	h.bytes, h.since, h.starved = 0, now, false
+}
+
+const (
+	// firstSpan is asked for while a host's speed is unknown.
+	firstSpan = 4 << 20
+	// slowSpan is asked for from the slowest hosts.
+	slowSpan = 1 << 20
+)
+
+// span is how much to ask for at once, in bytes: what one response delivers in about a second. So the memory that a
+// host ties up follows its speed, and one that trickles takes little from the others.
+func (h *host) span() int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.rate == 0 {
+		return firstSpan
+	}
+	return max(slowSpan, int64(class(int64(min(h.rate, maxSpan)))))
+}
+
+// took notes how long one response needed for n bytes.
+func (h *host) took(n int, d time.Duration) {
+	if n < minSpan {
+		return // says more about the latency than about the speed
+	}
+	rate := float64(n) / max(d.Seconds(), 1e-6)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.rate == 0 {
+		h.rate = rate
+	}
+	const weight = 0.3
+	h.rate += weight * (rate - h.rate)
 }
 
 // refused notes that the server has too much to do: fewer requests, and none before the pause is over.

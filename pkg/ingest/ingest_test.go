@@ -284,6 +284,35 @@ func TestBudget(t *testing.T) {
 	}
 }
 
+// TestSlowHostLeavesRoom has four large blobs of a host that trickles beside one of a host that does not.
+func TestSlowHostLeavesRoom(t *testing.T) {
+	e := New(Options{Memory: 2 * maxSpan, IdleTimeout: time.Minute, MinRate: 1})
+	ctx, cancel := context.WithCancel(t.Context())
+	slow := &server{data: content(40<<20, 9), spoil: func(_, _ int64, a *answer) { a.pause = time.Millisecond }}
+	ended := make(chan error)
+	for range 4 {
+		go func() {
+			ended <- e.File(ctx, Job{Blob: blobOf(slow.data), Host: "slow", Open: slow.open}, newMemoryFile(40<<20))
+		}()
+	}
+	for slow.requests.Load() < 4 {
+		time.Sleep(time.Millisecond)
+	}
+	fast := &server{data: content(64<<20, 10)}
+	f := newMemoryFile(64 << 20)
+	began := time.Now()
+	if err := e.File(t.Context(), Job{Blob: blobOf(fast.data), Host: "fast", Open: fast.open}, f); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("64 MiB beside a host that trickles: %s", time.Since(began))
+	cancel()
+	for range 4 {
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("slow blob: %v", err)
+		}
+	}
+}
+
 // FuzzFile splits the answers as the fuzzer wants: whatever a server does, the right bytes arrive or there is an error.
 func FuzzFile(f *testing.F) {
 	f.Add([]byte{0, 1, 2, 3, 4, 5, 6, 7})

@@ -276,20 +276,21 @@ func (p *Puller) inline(f format.InlineFile) error {
 	return s.Commit(b)
 }
 
-// space is what the layers will take on disk in bytes, beyond what unfinished blobs have allocated already.
-func (p *Puller) space(j *job, layers []format.Layer) int64 {
-	var n int64
+// space is what the layers will take on disk, beyond what unfinished blobs have allocated already.
+func (p *Puller) space(j *job, layers []format.Layer) store.Room {
+	var room store.Room
 	for _, l := range layers {
+		room.Inodes += 2 // the file and what stands beside it: a checkpoint, a directory of the view
 		switch {
 		case !unpacked(l):
-			n += max(0, l.Blob.Size-p.opts.Store.Unfinished(l.Blob, j.registry(l)))
+			room.Bytes += max(0, l.Blob.Size-p.opts.Store.Unfinished(l.Blob, j.registry(l)))
 		case strings.HasSuffix(l.MediaType, "tar"):
-			n += l.Blob.Size
+			room.Bytes += l.Blob.Size
 		default:
-			n += 2 * l.Blob.Size // compressed: a guess; what it turns out to be is checked as it is written
+			room.Bytes += 2 * l.Blob.Size // compressed: a guess; what it turns out to be is checked as it is written
 		}
 	}
-	return n
+	return room
 }
 
 func sum(layers []format.Layer) int64 {

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/model-csi/model-csi/pkg/model"
+	"github.com/model-csi/model-csi/pkg/store"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -385,11 +386,11 @@ func TestEvictedMembers(t *testing.T) {
 			t.Fatal(err)
 		}
 		n.check(t, result, files)
-		if got, err := n.opts.Store.Evict(t.Context(), -1); err != nil || got.Blobs != 0 {
+		if got, err := n.opts.Store.Evict(t.Context(), store.Everything); err != nil || got.Blobs != 0 {
 			t.Fatalf("a result's blobs were evicted: %+v, %v", got, err)
 		}
 		result.Release()
-		if got, err := n.opts.Store.Evict(t.Context(), -1); err != nil || got.Blobs != len(files) {
+		if got, err := n.opts.Store.Evict(t.Context(), store.Everything); err != nil || got.Blobs != len(files) {
 			t.Fatalf("evicted %+v, %v", got, err)
 		}
 	}

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"sort"
+	"sync"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -50,16 +52,29 @@ type Usage struct {
 	Views      int   `json:"views"`
 	Leases     int   `json:"leases"`
 	Free       int64 `json:"freeBytes"`
+	FreeInodes int64 `json:"freeInodes"`
 	Total      int64 `json:"totalBytes"`
 	Reserve    int64 `json:"reserveBytes"`
 }
 
+// Room is an amount of a filesystem: bytes, and inodes, which run out first where files are small.
+type Room struct {
+	Bytes  int64 `json:"bytes"`
+	Inodes int64 `json:"inodes"`
+}
+
+// Everything is more room than there is.
+var Everything = Room{Bytes: math.MaxInt64, Inodes: math.MaxInt64}
+
+// covers reports whether r is at least as much as want.
+func (r Room) covers(want Room) bool { return r.Bytes >= want.Bytes && r.Inodes >= want.Inodes }
+
 // Evicted says what an eviction removed.
 type Evicted struct {
-	Views      int   `json:"views"`
-	Blobs      int   `json:"blobs"`
-	Unfinished int   `json:"unfinished"`
-	Bytes      int64 `json:"bytes"`
+	Views      int `json:"views"`
+	Blobs      int `json:"blobs"`
+	Unfinished int `json:"unfinished"`
+	Room
 }
 
 // inventory is a scan of the cache.
@@ -91,51 +106,72 @@ func (s *Store) Usage() (Usage, error) {
 	for _, p := range inv.parts {
 		u.Unfinished += p.bytes
 	}
-	u.Free, u.Total, err = s.space()
-	u.Reserve = s.opts.Policy.Reserve(u.Total)
+	free, total, err := s.space()
+	u.Free, u.FreeInodes, u.Total = free.Bytes, free.Inodes, total.Bytes
+	u.Reserve = s.opts.Policy.Reserve(total.Bytes)
 	return u, err
 }
 
-func (s *Store) space() (free, total int64, err error) {
+// space asks the filesystem. One that does not count inodes has as many as anybody wants.
+func (s *Store) space() (free, total Room, err error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(s.root, &st); err != nil {
-		return 0, 0, fmt.Errorf("filesystem of %s: %w", s.root, err)
+		return free, total, fmt.Errorf("filesystem of %s: %w", s.root, err)
 	}
-	return int64(st.Bavail) * st.Bsize, int64(st.Blocks) * st.Bsize, nil
+	free = Room{Bytes: int64(st.Bavail) * st.Bsize, Inodes: int64(st.Ffree)}
+	total = Room{Bytes: int64(st.Blocks) * st.Bsize, Inodes: int64(st.Files)}
+	if st.Files == 0 {
+		free.Inodes, total.Inodes = math.MaxInt64/2, math.MaxInt64/2
+	}
+	return free, total, nil
 }
 
-// Reserve makes sure that the filesystem has room for need more bytes above the policy's reserve, evicting what nobody
-// uses, and promises them to the caller until release is called. It fails with model.ErrNoSpace.
-func (s *Store) Reserve(ctx context.Context, need int64) (release func(), err error) {
+// reserve is what the policy keeps free of a filesystem. A few inodes are kept for leases, whatever the policy.
+func (p Policy) reserve(total Room) Room {
+	return Room{Bytes: p.Reserve(total.Bytes), Inodes: max(minReserveInodes, min(total.Inodes/100, maxReserveInodes))}
+}
+
+const (
+	minReserveInodes = 16
+	maxReserveInodes = 1024
+)
+
+// Reserve makes sure that the filesystem has the room that is needed above the policy's reserve, evicting what nobody
+// uses, and promises it to the caller until release is called. It fails with model.ErrNoSpace.
+func (s *Store) Reserve(ctx context.Context, need Room) (release func(), err error) {
 	s.mu.Lock()
-	s.reserved += need
+	others := s.reserved
+	s.reserved.Bytes += need.Bytes
+	s.reserved.Inodes += need.Inodes
 	s.mu.Unlock()
-	release = func() {
+	release = sync.OnceFunc(func() {
 		s.mu.Lock()
-		s.reserved -= need
+		s.reserved.Bytes -= need.Bytes
+		s.reserved.Inodes -= need.Inodes
 		s.mu.Unlock()
-	}
+	})
+	defer func() {
+		if err != nil {
+			release()
+		}
+	}()
 	if _, err := s.Relieve(ctx); err != nil {
-		release()
 		return nil, err
 	}
 	free, total, err := s.space()
 	if err != nil {
-		release()
 		return nil, err
 	}
-	s.mu.Lock()
-	others := s.reserved - need
-	s.mu.Unlock()
-	reserve := s.opts.Policy.Reserve(total)
-	if free-others-reserve < need {
-		release()
+	kept := s.opts.Policy.reserve(total)
+	switch limit := s.opts.Policy.MaxBytes; {
+	case free.Bytes-others.Bytes-kept.Bytes < need.Bytes:
 		return nil, fmt.Errorf("the model needs %s more, %s are free of %s, of which %s are kept in reserve (cache-reserve) and %s are promised to other pulls; everything unused was evicted: %w",
-			bytesText(need), bytesText(free), bytesText(total), bytesText(reserve), bytesText(others), model.ErrNoSpace)
-	}
-	if limit := s.opts.Policy.MaxBytes; limit > 0 && need > limit {
-		release()
-		return nil, fmt.Errorf("the model needs %s and the cache may take %s (cache-limit): %w", bytesText(need), bytesText(limit), model.ErrNoSpace)
+			bytesText(need.Bytes), bytesText(free.Bytes), bytesText(total.Bytes), bytesText(kept.Bytes), bytesText(others.Bytes), model.ErrNoSpace)
+	case free.Inodes-others.Inodes-kept.Inodes < need.Inodes:
+		return nil, fmt.Errorf("the model needs %d more inodes, %d are free of %d, of which %d are kept in reserve and %d are promised to other pulls; everything unused was evicted: %w",
+			need.Inodes, free.Inodes, total.Inodes, kept.Inodes, others.Inodes, model.ErrNoSpace)
+	case limit > 0 && need.Bytes > limit:
+		return nil, fmt.Errorf("the model needs %s and the cache may take %s (cache-limit): %w", bytesText(need.Bytes), bytesText(limit), model.ErrNoSpace)
 	}
 	return release, nil
 }
@@ -150,23 +186,36 @@ func (s *Store) Relieve(ctx context.Context) (Evicted, error) {
 	s.mu.Lock()
 	reserved := s.reserved
 	s.mu.Unlock()
-	missing := s.opts.Policy.Reserve(total) + reserved - free
+	kept := s.opts.Policy.reserve(total)
+	missing := Room{Bytes: kept.Bytes + reserved.Bytes - free.Bytes, Inodes: kept.Inodes + reserved.Inodes - free.Inodes}
 	if limit := s.opts.Policy.MaxBytes; limit > 0 {
 		u, err := s.Usage()
 		if err != nil {
 			return Evicted{}, err
 		}
-		missing = max(missing, u.BlobBytes+reserved-limit)
+		missing.Bytes = max(missing.Bytes, u.BlobBytes+reserved.Bytes-limit)
 	}
-	if missing <= 0 {
+	if (Room{}).covers(missing) {
 		return Evicted{}, nil
 	}
 	return s.Evict(ctx, missing)
 }
 
+// withRoom does something small that must not fail for want of space while anything can be evicted for it.
+func (s *Store) withRoom(do func() error) error {
+	err := do()
+	if !errors.Is(err, model.ErrNoSpace) {
+		return err
+	}
+	if _, evictErr := s.Evict(context.Background(), Room{Bytes: 1 << 20, Inodes: minReserveInodes}); evictErr != nil {
+		return errors.Join(err, evictErr)
+	}
+	return do()
+}
+
 // Evict removes views that nobody uses, and blobs and unfinished blobs that nothing needs, least recently used first,
-// until want bytes are freed or nothing is left to remove. A negative want removes all of them.
-func (s *Store) Evict(ctx context.Context, want int64) (Evicted, error) {
+// until the wanted room is freed or nothing is left to remove.
+func (s *Store) Evict(ctx context.Context, want Room) (Evicted, error) {
 	s.evicting.Lock()
 	defer s.evicting.Unlock()
 	var out Evicted
@@ -185,7 +234,7 @@ func (s *Store) Evict(ctx context.Context, want int64) (Evicted, error) {
 		byInode[b.inode] = b
 	}
 	for _, c := range evictionOrder(inv) {
-		if want >= 0 && out.Bytes >= want || ctx.Err() != nil {
+		if out.covers(want) || ctx.Err() != nil {
 			break
 		}
 		if err := s.remove(c, mounted, byInode, &out); err != nil {
@@ -237,6 +286,7 @@ func (s *Store) remove(c candidate, mounted map[digest.Digest]bool, byInode map[
 		}
 		out.Unfinished++
 		out.Bytes += c.blob.bytes
+		out.Inodes += 2
 		return nil
 	case c.blob != nil:
 		return s.removeBlob(*c.blob, out)
@@ -246,6 +296,7 @@ func (s *Store) remove(c candidate, mounted map[digest.Digest]bool, byInode map[
 		return err
 	}
 	out.Views++
+	out.Inodes++ // its directory at least
 	for _, ino := range inodes {
 		if b, ok := byInode[ino]; ok {
 			if err := s.removeBlob(b, out); err != nil {
@@ -301,6 +352,7 @@ func (s *Store) removeBlob(b blobInfo, out *Evicted) error {
 	}
 	out.Blobs++
 	out.Bytes += b.bytes
+	out.Inodes++
 	return nil
 }
 

@@ -67,13 +67,14 @@ func (s *Store) PutLease(l Lease) error {
 	before, existed := s.leases[l.key()]
 	s.leases[l.key()] = l
 	s.mu.Unlock()
-	if err := atomicfile.Write(s.leaseFile(l.key()), data); err != nil {
+	err = s.withRoom(func() error { return spaceError(atomicfile.Write(s.leaseFile(l.key()), data)) })
+	if err != nil {
 		s.mu.Lock()
 		if delete(s.leases, l.key()); existed {
 			s.leases[l.key()] = before
 		}
 		s.mu.Unlock()
-		return fmt.Errorf("lease of volume %s: %w", l.VolumeID, spaceError(err))
+		return fmt.Errorf("lease of volume %s: %w", l.VolumeID, err)
 	}
 	return nil
 }

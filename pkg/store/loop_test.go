@@ -6,11 +6,11 @@ import (
 )
 
 // mountLoop makes an ext4 filesystem in the image and mounts it until the test ends.
-func mountLoop(t *testing.T, image string) string {
+func mountLoop(t *testing.T, image string, options ...string) string {
 	t.Helper()
 	dir := t.TempDir()
 	for _, args := range [][]string{
-		{"mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", image},
+		append(append([]string{"mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal"}, options...), image),
 		{"mount", "-o", "loop", image, dir},
 	} {
 		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {

@@ -42,7 +42,7 @@ type Store struct {
 	pins     map[digest.Digest]int
 	writers  map[string]bool // by the path of the unfinished blob
 	leases   map[leaseKey]Lease
-	reserved int64 // bytes promised to running pulls and not yet allocated
+	reserved Room // promised to running pulls
 
 	evicting sync.Mutex // one eviction at a time; taken before mu
 	viewing  sync.Mutex // one view is built at a time; taken before mu

@@ -139,7 +139,7 @@ func TestWriter(t *testing.T) {
 		if err != nil || info.Mode() != blobMode {
 			t.Fatalf("mode %v, %v", info.Mode(), err)
 		}
-		if _, err := s.Evict(t.Context(), -1); err != nil {
+		if _, err := s.Evict(t.Context(), Everything); err != nil {
 			t.Fatal(err)
 		}
 		if s.Has(b) {
@@ -331,7 +331,7 @@ func TestEvictionOrder(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got, err := s.Evict(t.Context(), 1)
+	got, err := s.Evict(t.Context(), Room{Bytes: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -342,12 +342,12 @@ func TestEvictionOrder(t *testing.T) {
 		t.Fatal("a blob that another view shows was evicted")
 	}
 	unpin := s.Pin(young.View)
-	if got, err = s.Evict(t.Context(), -1); err != nil || got != (Evicted{}) {
+	if got, err = s.Evict(t.Context(), Everything); err != nil || got != (Evicted{}) {
 		t.Fatalf("with a pin: %+v, %v", got, err)
 	}
 	unpin()
 	unpin() // a second call does nothing
-	if got, err = s.Evict(t.Context(), -1); err != nil || got.Views != 1 || !s.HasView(leased.View) {
+	if got, err = s.Evict(t.Context(), Everything); err != nil || got.Views != 1 || !s.HasView(leased.View) {
 		t.Fatalf("last eviction: %+v, %v", got, err)
 	}
 	u, err := s.Usage()
@@ -365,15 +365,15 @@ func TestEvictionSparesMounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	mounted = map[digest.Digest]bool{l.View: true}
-	if got, err := s.Evict(t.Context(), -1); err != nil || got.Views != 0 {
+	if got, err := s.Evict(t.Context(), Everything); err != nil || got.Views != 0 {
 		t.Fatalf("mounted: %+v, %v", got, err)
 	}
 	broken = errors.New("no mountinfo")
-	if _, err := s.Evict(t.Context(), -1); !errors.Is(err, broken) {
+	if _, err := s.Evict(t.Context(), Everything); !errors.Is(err, broken) {
 		t.Fatalf("unknown mounts: %v", err)
 	}
 	mounted, broken = nil, nil
-	if got, err := s.Evict(t.Context(), -1); err != nil || got.Views != 1 {
+	if got, err := s.Evict(t.Context(), Everything); err != nil || got.Views != 1 {
 		t.Fatalf("unmounted: %+v, %v", got, err)
 	}
 }
@@ -385,7 +385,7 @@ func TestEvictionAgainstPublish(t *testing.T) {
 	var evictor, publishers sync.WaitGroup
 	evictor.Go(func() {
 		for ctx.Err() == nil {
-			if _, err := s.Evict(ctx, -1); err != nil && ctx.Err() == nil {
+			if _, err := s.Evict(ctx, Everything); err != nil && ctx.Err() == nil {
 				t.Error(err)
 			}
 		}
@@ -438,7 +438,7 @@ func TestExecutableTwin(t *testing.T) {
 			t.Errorf("%s: %v, %v", f.Path, info, err)
 		}
 	}
-	if got, err := s.Evict(t.Context(), -1); err != nil || got.Blobs != 2 {
+	if got, err := s.Evict(t.Context(), Everything); err != nil || got.Blobs != 2 {
 		t.Fatalf("evicted %+v, %v", got, err)
 	}
 }
@@ -485,12 +485,12 @@ func TestQuarantine(t *testing.T) {
 func TestSmallDisk(t *testing.T) {
 	root := smallFilesystem(t, 32<<20)
 	s := open(t, filepath.Join(root, "state"), Options{Policy: Policy{ReserveBytes: 4 << 20}})
-	release, err := s.Reserve(t.Context(), 8<<20)
+	release, err := s.Reserve(t.Context(), Room{Bytes: 8 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer release()
-	if _, err := s.Reserve(t.Context(), 20<<20); !errors.Is(err, model.ErrNoSpace) {
+	if _, err := s.Reserve(t.Context(), Room{Bytes: 20 << 20}); !errors.Is(err, model.ErrNoSpace) {
 		t.Fatalf("more than there is beside what is promised: %v", err)
 	}
 	huge := model.Blob{Digest: digest.FromString("huge"), Size: 1 << 30}
@@ -504,7 +504,7 @@ func TestSmallDisk(t *testing.T) {
 	if err := s.DropLease(cached.VolumeID, cached.Target); err != nil {
 		t.Fatal(err)
 	}
-	second, err := s.Reserve(t.Context(), 10<<20)
+	second, err := s.Reserve(t.Context(), Room{Bytes: 10 << 20})
 	if err != nil {
 		t.Fatalf("what nobody uses was not evicted for it: %v", err)
 	}
@@ -514,7 +514,36 @@ func TestSmallDisk(t *testing.T) {
 	}
 }
 
-func smallFilesystem(t *testing.T, size int64) string {
+// TestNoInodes runs on a filesystem whose inodes run out before its bytes.
+func TestNoInodes(t *testing.T) {
+	root := smallFilesystem(t, 32<<20, "-N", "128")
+	s := open(t, filepath.Join(root, "state"), Options{})
+	if _, err := s.Reserve(t.Context(), Room{Bytes: 300, Inodes: 300}); !errors.Is(err, model.ErrNoSpace) {
+		t.Fatalf("more inodes than there are: %v", err)
+	}
+	cached := publish(t, s, "cached", map[string]model.Blob{"f": put(t, s, []byte("cached"))})
+	for i := 0; ; i++ {
+		sc, err := s.NewScratch(0, WriterOptions{})
+		if errors.Is(err, model.ErrNoSpace) {
+			break
+		}
+		if err != nil || i > 200 {
+			t.Fatalf("file %d: %v", i, err)
+		}
+		data := fmt.Appendf(nil, "file %d", i)
+		_, err = sc.WriteAt(data, 0)
+		if err := errors.Join(err, sc.Commit(model.Blob{Digest: digest.FromBytes(data), Size: int64(len(data))})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	second := cached
+	second.Target = "/second"
+	if err := s.PutLease(second); err != nil {
+		t.Fatalf("no lease for a cached model while unused files could go: %v", err)
+	}
+}
+
+func smallFilesystem(t *testing.T, size int64, options ...string) string {
 	t.Helper()
 	image := filepath.Join(t.TempDir(), "image")
 	f, err := os.Create(image)
@@ -524,5 +553,5 @@ func smallFilesystem(t *testing.T, size int64) string {
 	if err := errors.Join(f.Truncate(size), f.Close()); err != nil {
 		t.Fatal(err)
 	}
-	return mountLoop(t, image)
+	return mountLoop(t, image, options...)
 }

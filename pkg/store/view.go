@@ -42,9 +42,13 @@ func (s *Store) EnsureView(t model.Tree, build func(dir string) error) (string, 
 	if s.HasView(id) {
 		return path, nil
 	}
+	return path, s.withRoom(func() error { return s.buildView(path, build) })
+}
+
+func (s *Store) buildView(path string, build func(dir string) error) error {
 	aside, err := os.MkdirTemp(s.path("views"), atomicfile.TempPattern)
 	if err != nil {
-		return "", fmt.Errorf("view: %w", spaceError(err))
+		return fmt.Errorf("view: %w", spaceError(err))
 	}
 	err = build(aside)
 	if err == nil {
@@ -57,9 +61,9 @@ func (s *Store) EnsureView(t model.Tree, build func(dir string) error) (string, 
 		err = atomicfile.SyncDir(s.path("views"))
 	}
 	if err != nil {
-		return "", errors.Join(fmt.Errorf("view: %w", spaceError(err)), os.RemoveAll(aside))
+		return errors.Join(fmt.Errorf("view: %w", spaceError(err)), os.RemoveAll(aside))
 	}
-	return path, nil
+	return nil
 }
 
 // touchView notes that the view was used now. The modification time of its directory is the clock of the eviction.

@@ -198,6 +198,8 @@ func TestForPod(t *testing.T) {
 				t.Fatalf("got %d credentials", len(creds))
 			}
 			test.want.Name = "nodePublishSecretRef"
+			// A secret without a registry is meant for the one that the pod names.
+			test.want.AnyRegistry = name == "basic" || name == "token"
 			if len(creds) > 0 && creds[0] != test.want {
 				t.Errorf("got another credential, for the user %q", creds[0].Username)
 			}

@@ -66,7 +66,7 @@ func basic(secrets map[string]string) (model.Keychain, error) {
 		return nil, badSecret(secrets, "it is not clear which of them to use")
 	}
 	c := model.Credential{
-		Name:     podSecret,
+		Name: podSecret, AnyRegistry: true,
 		Username: trimLine(secrets[keyUsername]),
 		Password: model.NewSecret(trimLine(secrets[keyPassword])),
 	}
@@ -81,7 +81,7 @@ func bearer(secrets map[string]string) (model.Keychain, error) {
 	if token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return nil, badSecret(secrets, "the token is empty or has characters that cannot be sent in a header")
 	}
-	return static{{Name: podSecret, AccessToken: model.NewSecret(token)}}, nil
+	return static{{Name: podSecret, AnyRegistry: true, AccessToken: model.NewSecret(token)}}, nil
 }
 
 // trimLine drops the line end that `echo secret | base64` leaves in a Kubernetes secret. No registry issues secrets

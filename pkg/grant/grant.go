@@ -58,7 +58,9 @@ type Ledger struct {
 	key  []byte
 	opts Options
 
-	mu     sync.Mutex // guards proofs and the file
+	saving sync.Mutex // one writer of the file at a time; taken before mu
+
+	mu     sync.Mutex // guards proofs
 	proofs map[string]time.Time
 }
 
@@ -140,7 +142,6 @@ func (l *Ledger) State(key string) State {
 // Prove records that the registry granted the access now. An error means that the proof does not survive a restart.
 func (l *Ledger) Prove(key string) error {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	now := l.opts.Now()
 	l.proofs[key] = now
 	for k, at := range l.proofs {
@@ -148,17 +149,19 @@ func (l *Ledger) Prove(key string) error {
 			delete(l.proofs, k)
 		}
 	}
+	l.mu.Unlock()
 	return l.save()
 }
 
 // Revoke forgets a proof, because the registry said no.
 func (l *Ledger) Revoke(key string) error {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if _, ok := l.proofs[key]; !ok {
+	_, known := l.proofs[key]
+	delete(l.proofs, key)
+	l.mu.Unlock()
+	if !known {
 		return nil
 	}
-	delete(l.proofs, key)
 	return l.save()
 }
 
@@ -169,8 +172,13 @@ func (l *Ledger) Len() int {
 	return len(l.proofs)
 }
 
+// save writes what the ledger knows. Nobody who looks a proof up waits for the disk.
 func (l *Ledger) save() error {
+	l.saving.Lock()
+	defer l.saving.Unlock()
+	l.mu.Lock()
 	data, err := json.Marshal(l.proofs)
+	l.mu.Unlock()
 	if err != nil {
 		return err
 	}

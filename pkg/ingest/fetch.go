@@ -217,9 +217,13 @@ func (c *connection) fill(ctx context.Context, off int64, buf []byte) (err error
 	}
 }
 
+// wrongRanges is how often in a row a server may answer with a wrong range before it is asked for none.
+const wrongRanges = 3
+
 // again decides whether a failed attempt is followed by another, and waits until its time.
 func (f *fetch) again(ctx context.Context, attempt int, err error) error {
-	if !f.serial && errors.Is(err, ErrNoRanges) {
+	// One wrong range may be one broken cache among many; three are a server that cannot do better.
+	if !f.serial && (err == ErrNoRanges || errors.Is(err, ErrNoRanges) && attempt >= wrongRanges) { //nolint:errorlint // the bare error says that the server sent everything
 		return ErrNoRanges
 	}
 	if !errors.Is(err, model.ErrUnavailable) {
@@ -294,6 +298,9 @@ func (c *connection) request(ctx context.Context, off, length int64) error {
 	body, err := f.job.Open(ctx, from, length)
 	if err != nil {
 		stop()
+		if errors.Is(err, model.ErrUnavailable) && ctx.Err() == nil {
+			f.host.refused(0) // it may have too much to do
+		}
 		return err
 	}
 	c.body, c.stop, c.open, c.at = body, stop, true, body.Offset

@@ -3,9 +3,10 @@ package ingest
 import (
 	"context"
 	"encoding"
-	"errors"
 	"fmt"
 	"hash"
+	"log/slog"
+	"sync"
 	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
@@ -28,7 +29,7 @@ func (e *Engine) File(ctx context.Context, job Job, f File) error {
 		return fmt.Errorf("blob %s: checkpoint: %w (%w)", job.Blob.Digest, model.ErrCorrupt, err)
 	}
 	job.progress(offset)
-	c := &checkpoints{file: f, hash: h, last: offset, every: checkpointInterval(job.Blob.Size)}
+	c := &checkpoints{file: f, log: e.log, hash: h, last: offset, every: checkpointInterval(job.Blob.Size)}
 	land := func(off int64, buf []byte) error {
 		_, err := f.WriteAt(buf, off)
 		return err
@@ -37,10 +38,12 @@ func (e *Engine) File(ctx context.Context, job Job, f File) error {
 		_, _ = h.Write(buf) // a hash never fails
 		end := off + int64(len(buf))
 		e.buffers.put(buf)
-		return c.reached(end)
+		c.reached(end)
+		return nil
 	}
 	err = e.run(ctx, job, offset, land, consume)
-	if err = errors.Join(err, c.wait()); err != nil {
+	c.wait()
+	if err != nil {
 		return err
 	}
 	if got := digest.NewDigest(job.Blob.Digest.Algorithm(), h); got != job.Blob.Digest {
@@ -70,49 +73,39 @@ func resumeHash(d digest.Digest, state []byte) (hash.Hash, error) {
 }
 
 // checkpoints writes one checkpoint at a time beside the fetching. When one takes longer than an interval the next is
-// left out: hashing must not wait for a disk's sync.
+// left out: hashing must not wait for a disk's sync. One that fails costs only what would have to be fetched again.
 type checkpoints struct {
 	file  File
+	log   *slog.Logger
 	hash  hash.Hash
 	last  int64
 	every int64
 
 	busy atomic.Bool
-	done chan error
+	done sync.WaitGroup
 }
 
-func (c *checkpoints) reached(offset int64) error {
+func (c *checkpoints) reached(offset int64) {
 	if offset-c.last < c.every || c.busy.Load() {
-		return nil
-	}
-	if err := c.wait(); err != nil {
-		return err
+		return
 	}
 	m, ok := c.hash.(encoding.BinaryMarshaler)
 	if !ok {
-		return nil
+		return
 	}
 	state, err := m.MarshalBinary()
 	if err != nil {
-		return err
+		return
 	}
 	c.last = offset
 	c.busy.Store(true)
-	c.done = make(chan error, 1)
-	go func(done chan<- error) {
-		err := c.file.Checkpoint(offset, state)
+	c.done.Go(func() {
+		if err := c.file.Checkpoint(offset, state); err != nil {
+			c.log.Warn("checkpoint of a transfer failed, an interruption would cost more", "error", err)
+		}
 		c.busy.Store(false)
-		done <- err
-	}(c.done)
-	return nil
+	})
 }
 
 // wait returns when no checkpoint is being written.
-func (c *checkpoints) wait() error {
-	if c.done == nil {
-		return nil
-	}
-	err := <-c.done
-	c.done = nil
-	return err
-}
+func (c *checkpoints) wait() { c.done.Wait() }

@@ -34,6 +34,9 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 type Credential struct {
 	// Name says where the credential came from, for logs and errors: "secret pull-secret of the pod", for example.
 	Name string
+	// AnyRegistry says that the credential came without the name of a registry, so that it is meant for the registry
+	// that its owner's own reference names, and for no other.
+	AnyRegistry bool
 	// Username and Password answer a Basic challenge, and are what a token service is given.
 	Username string
 	Password Secret

@@ -130,7 +130,7 @@ func (p *Puller) prove(ctx context.Context, ref model.Ref, s source.Snapshot, wh
 			if err := p.opts.Grants.Revoke(key); err != nil {
 				return access{}, err
 			}
-		case p.opts.Grants.State(key) == grant.Grace && ctx.Err() == nil:
+		case errors.Is(err, model.ErrUnavailable) && p.opts.Grants.State(key) == grant.Grace && ctx.Err() == nil:
 			p.opts.Observer.Authorized("grace")
 			p.log.Warn("registry cannot be asked, an earlier proof holds", "reference", ref.String(), "identity", id.credential, "error", err)
 			return access{s, id.repository}, nil

@@ -101,6 +101,13 @@ func (r *fakeRegistry) Repository(ref model.Ref, c model.Credential) (source.Rep
 	return &fakeRepository{r, ref, c}, nil
 }
 
+// byRegistry serves several registries.
+type byRegistry map[string]*fakeRegistry
+
+func (b byRegistry) Repository(ref model.Ref, c model.Credential) (source.Repository, error) {
+	return b[ref.Registry].Repository(ref, c)
+}
+
 type fakeRepository struct {
 	*fakeRegistry
 	ref        model.Ref

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/model-csi/model-csi/pkg/format"
@@ -32,10 +34,17 @@ func (p *Puller) fetch(ctx context.Context, j *job) (err error) {
 	for _, l := range needed {
 		defer p.opts.Store.Pin(l.Blob.Digest)()
 	}
-	var missing []format.Layer
+	unseen := make(map[digest.Digest]bool)
+	for _, l := range p.held.missing(j, needed) {
+		unseen[l.Blob.Digest] = true
+	}
+	var missing, unproven []format.Layer
 	for _, l := range needed {
-		if !p.present(l) {
-			missing = append(missing, l)
+		switch present := p.present(l); {
+		case !present || unseen[l.Blob.Digest] && unpacked(l):
+			missing = append(missing, l) // what is left of an archive proves nothing, it has to come again
+		case unseen[l.Blob.Digest]:
+			unproven = append(unproven, l)
 		}
 	}
 	t := p.running.start(j.key, j.ref.String(), missing)
@@ -55,18 +64,27 @@ func (p *Puller) fetch(ctx context.Context, j *job) (err error) {
 	if limit := p.opts.MaxModelSize; limit > 0 && sum(needed) > limit {
 		return fmt.Errorf("the model has %s, more than the %s that max-model-size allows: %w", size(sum(needed)), size(limit), model.ErrTooLarge)
 	}
-	release, err := p.opts.Store.Reserve(ctx, p.space(j, missing))
-	if err != nil {
-		return err
+	if len(missing) > 0 { // what is cached is used however full the disk is
+		reserved, err := p.opts.Store.Reserve(ctx, p.space(j, missing))
+		if err != nil {
+			return err
+		}
+		defer reserved.Release()
+		j.reserved = reserved
 	}
-	defer release()
 	for _, note := range j.plan.Notes {
 		p.log.Info("note about the artifact", "reference", j.ref.String(), "note", note)
 	}
 	p.log.Info("pull started", "reference", j.ref.String(), "digest", j.access.snapshot.Digest, "format", j.plan.Format,
 		"layers", len(missing), "bytes", total)
 
+	if err := p.challengeAll(ctx, j, unproven); err != nil {
+		return err
+	}
 	if err := p.layers(ctx, j, t, missing); err != nil {
+		return err
+	}
+	if err := p.held.add(j, needed); err != nil {
 		return err
 	}
 	for _, f := range j.plan.Inline {
@@ -74,12 +92,23 @@ func (p *Puller) fetch(ctx context.Context, j *job) (err error) {
 			return err
 		}
 	}
-	tree, err := p.tree(j)
-	if err != nil {
-		return err
+	_, err = p.tree(j)
+	return err
+}
+
+// challengeAll lets the repositories of layers that came from elsewhere show that they hold them, too.
+func (p *Puller) challengeAll(ctx context.Context, j *job, layers []format.Layer) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(smallLayersAtOnce)
+	for _, l := range layers {
+		group.Go(func() error {
+			if err := p.challenge(ctx, j, l); err != nil {
+				return layerError(l, err)
+			}
+			return nil
+		})
 	}
-	// Members of an archive that was known before may have been evicted one by one: then it is taken apart again.
-	return p.restore(ctx, j, t, tree, needed)
+	return group.Wait()
 }
 
 // present reports whether nothing of the layer has to be fetched.
@@ -88,29 +117,15 @@ func (p *Puller) present(l format.Layer) bool {
 		return p.opts.Store.Has(l.Blob)
 	}
 	var members []model.Member
-	return p.opts.Store.Record(membersKind, memberRecord(l), &members)
-}
-
-// restore fetches archives again whose members are not all in the store any more.
-func (p *Puller) restore(ctx context.Context, j *job, t *tracker, tree model.Tree, needed []format.Layer) error {
-	lost := false
-	for _, b := range tree.Blobs() {
-		lost = lost || !p.opts.Store.Has(b)
+	if !p.opts.Store.Record(membersKind, memberRecord(l), &members) {
+		return false
 	}
-	if !lost {
-		return nil
-	}
-	var again []format.Layer
-	for _, l := range needed {
-		if unpacked(l) {
-			if err := p.opts.Store.DropRecord(membersKind, memberRecord(l)); err != nil {
-				return err
-			}
-			again = append(again, l)
+	for _, m := range members {
+		if m.Mode.IsRegular() && !m.Hard && !p.opts.Store.Has(m.Blob) {
+			return false
 		}
 	}
-	t.expect(again)
-	return p.layers(ctx, j, t, again)
+	return true
 }
 
 func (p *Puller) layers(ctx context.Context, j *job, t *tracker, layers []format.Layer) error {
@@ -148,24 +163,22 @@ func (p *Puller) layers(ctx context.Context, j *job, t *tracker, layers []format
 
 // layer fetches one layer, together with every other model that wants the same.
 func (p *Puller) layer(ctx context.Context, j *job, t *tracker, l format.Layer) error {
-	// Size and registry are part of the key: neither a manifest that lies about the size nor a registry that never
-	// finishes may hold up an honest pull of the same digest.
-	key := fmt.Sprintf("%s %d %s", memberRecord(l), l.Blob.Size, j.registry(l))
+	// Size and repository are part of the key: neither a manifest that lies about the size nor a registry that never
+	// finishes may hold up an honest pull of the same digest, and one repository's bytes prove nothing for another.
+	key := fmt.Sprintf("%s %d %s", memberRecord(l), l.Blob.Size, j.repositoryOf(l))
 	if !unpacked(l) {
-		key = fmt.Sprintf("%s %d %s", l.Blob.Digest, l.Blob.Size, j.registry(l))
+		key = fmt.Sprintf("%s %d %s", l.Blob.Digest, l.Blob.Size, j.repositoryOf(l))
 	}
 	for {
 		mine := false
 		_, err := p.blobs.Do(ctx, key, func(ctx context.Context) (struct{}, error) {
 			mine = true
-			if p.present(l) {
-				return struct{}{}, nil
-			}
-			return struct{}{}, p.transfer(ctx, j, l)
+			return struct{}{}, p.bring(ctx, j, l)
 		})
 		switch {
 		case err == nil:
 			t.finished(l)
+			j.spend(l, p.room(j, l))
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
@@ -173,6 +186,24 @@ func (p *Puller) layer(ctx context.Context, j *job, t *tracker, l format.Layer) 
 			return layerError(l, err)
 		}
 	}
+}
+
+// bring makes sure that the layer is in the store and that its repository holds it.
+func (p *Puller) bring(ctx context.Context, j *job, l format.Layer) error {
+	if p.present(l) {
+		// Somebody else was faster. What is left of an archive cannot be compared, so it comes again.
+		if len(p.held.missing(j, []format.Layer{l})) == 0 {
+			return nil
+		}
+		if !unpacked(l) {
+			return p.challenge(ctx, j, l)
+		}
+	}
+	if err := p.transfer(ctx, j, l); err != nil {
+		return err
+	}
+	p.held.saw(j, l)
+	return nil
 }
 
 func layerError(l format.Layer, err error) error {
@@ -196,17 +227,23 @@ func (p *Puller) transfer(ctx context.Context, j *job, l format.Layer) error {
 		},
 	}
 	if unpacked(l) {
-		members, err := p.opts.Engine.Archive(ctx, work, shape(l), p.newMember)
+		members, err := p.opts.Engine.Archive(ctx, work, shape(l), func(size int64, plausible bool) (ingest.Member, error) {
+			j.spend(l, store.Room{Bytes: size, Inodes: 1})
+			return p.newMember(size, plausible)
+		})
 		if err != nil {
 			return err
 		}
 		return p.opts.Store.PutRecord(membersKind, memberRecord(l), members)
 	}
-	resumed, err := p.transferFile(ctx, work)
+	// The room is computed before the file is there and takes it.
+	room := p.room(j, l)
+	allocated := func() { j.spend(l, room) }
+	resumed, err := p.transferFile(ctx, work, from.ref.Name(), allocated)
 	if resumed && errors.Is(err, model.ErrCorrupt) {
 		// What was kept from before may be what is wrong; once more without it decides.
 		moved.bytes.Store(0)
-		_, err = p.transferFile(ctx, work)
+		_, err = p.transferFile(ctx, work, from.ref.Name(), allocated)
 	}
 	return err
 }
@@ -221,12 +258,13 @@ func (p *Puller) newMember(size int64, plausible bool) (ingest.Member, error) {
 }
 
 // transferFile fetches a blob that is one file, and reports whether a part of it was there before.
-func (p *Puller) transferFile(ctx context.Context, work ingest.Job) (resumed bool, err error) {
-	w, err := p.opts.Store.NewWriter(work.Blob, store.WriterOptions{Origin: work.Host, Direct: p.direct(work.Blob.Size)})
+func (p *Puller) transferFile(ctx context.Context, work ingest.Job, origin string, allocated func()) (resumed bool, err error) {
+	w, err := p.opts.Store.NewWriter(work.Blob, store.WriterOptions{Origin: origin, Direct: p.direct(work.Blob.Size)})
 	if err != nil {
 		return false, err
 	}
 	offset, _ := w.Resume()
+	allocated()
 	if err := p.opts.Engine.File(ctx, work, w); err != nil {
 		if errors.Is(err, model.ErrCorrupt) {
 			return offset > 0, errors.Join(err, w.Discard())
@@ -276,27 +314,44 @@ func (p *Puller) inline(f format.InlineFile) error {
 	return s.Commit(b)
 }
 
-// space is what the layers will take on disk, beyond what unfinished blobs have allocated already.
+// room is what a layer will take on disk, beyond what it has allocated already.
+func (p *Puller) room(j *job, l format.Layer) store.Room {
+	room := store.Room{Inodes: 2} // the file and what stands beside it: a checkpoint, a directory of the view
+	switch {
+	case !unpacked(l):
+		room.Bytes = max(0, l.Blob.Size-p.opts.Store.Unfinished(l.Blob, j.repositoryOf(l)))
+	case strings.HasSuffix(l.MediaType, "tar"):
+		room.Bytes = l.Blob.Size
+	default:
+		room.Bytes = l.Blob.Size + l.Blob.Size/2 // compressed: a guess; the disk is looked at as the files are written
+	}
+	return room
+}
+
+// space is what the layers will take on disk together.
 func (p *Puller) space(j *job, layers []format.Layer) store.Room {
 	var room store.Room
 	for _, l := range layers {
-		room.Inodes += 2 // the file and what stands beside it: a checkpoint, a directory of the view
-		switch {
-		case !unpacked(l):
-			room.Bytes += max(0, l.Blob.Size-p.opts.Store.Unfinished(l.Blob, j.registry(l)))
-		case strings.HasSuffix(l.MediaType, "tar"):
-			room.Bytes += l.Blob.Size
-		default:
-			room.Bytes += 2 * l.Blob.Size // compressed: a guess; what it turns out to be is checked as it is written
-		}
+		j.expected[l.Blob.Digest] = p.room(j, l)
+		room = room.Plus(j.expected[l.Blob.Digest])
 	}
 	return room
+}
+
+// spend tells the reservation that room of the layer was taken, up to what was reserved for the layer.
+func (j *job) spend(l format.Layer, room store.Room) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	left := j.expected[l.Blob.Digest]
+	room = store.Room{Bytes: min(room.Bytes, left.Bytes), Inodes: min(room.Inodes, left.Inodes)}
+	j.expected[l.Blob.Digest] = left.Minus(room)
+	j.reserved.Spend(room)
 }
 
 func sum(layers []format.Layer) int64 {
 	var n int64
 	for _, l := range layers {
-		n += l.Blob.Size
+		n += min(l.Blob.Size, math.MaxInt64/4-n) // sizes are only claims: the sum must not turn over
 	}
 	return n
 }

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -138,6 +140,7 @@ type Puller struct {
 
 	running trackers
 	trees   treeCache
+	held    holdings
 }
 
 // New returns a puller. Close ends its work.
@@ -156,7 +159,7 @@ func New(o Options) *Puller {
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	return &Puller{
-		opts: o, log: o.Logger, cancel: cancel,
+		opts: o, log: o.Logger, cancel: cancel, held: holdings{store: o.Store, recent: make(map[heldLayer]bool)},
 		models: flight.NewGroup[string, struct{}](ctx, o.Linger),
 		// A model leaves its blobs when it ends; nobody else then waits for them.
 		blobs: flight.NewGroup[string, struct{}](ctx, 0),
@@ -254,6 +257,10 @@ type job struct {
 	// key is the same for all who want the same tree of the same manifest in the same repository.
 	key  string
 	warm bool
+
+	mu       sync.Mutex // guards what follows, once it is fetched
+	expected map[digest.Digest]store.Room
+	reserved *store.Reservation
 }
 
 // origin is where a layer's blob is.
@@ -262,8 +269,8 @@ type origin struct {
 	repository source.Repository
 }
 
-// registry is the host that serves the layer's blob.
-func (j *job) registry(l format.Layer) string { return j.origins[l.Origin].ref.Registry }
+// repositoryOf names the repository that serves the layer's blob.
+func (j *job) repositoryOf(l format.Layer) string { return j.origins[l.Origin].ref.Name() }
 
 // plan finds out which blobs make the tree. An artifact can say that the model itself is in another one; that one is
 // resolved and authorised as if the caller had named it.
@@ -272,18 +279,19 @@ func (p *Puller) plan(ctx context.Context, r Request, a access, keep selection) 
 	if err != nil {
 		return nil, err
 	}
-	j := &job{ref: r.Ref, access: a, keep: keep, warm: true, origins: map[string]origin{"": {r.Ref, a.repository}}}
+	j := &job{ref: r.Ref, access: a, keep: keep, warm: true, origins: map[string]origin{"": {r.Ref, a.repository}},
+		expected: make(map[digest.Digest]store.Room)}
 	identity := []string{r.Ref.Name(), a.snapshot.Digest.String(), a.snapshot.MediaType, keep.key}
 	for len(plan.Parents) > 0 {
 		name := plan.Parents[0]
 		if _, seen := j.origins[name]; seen || len(j.origins) > format.MaxParents {
 			return nil, fmt.Errorf("the model is inherited from %s, which ends in a circle or after more than %d artifacts: %w", name, format.MaxParents, model.ErrUnsupported)
 		}
-		ref, err := model.ParseRef(name)
+		ref, keys, err := parentOf(r, name)
 		if err != nil {
 			return nil, fmt.Errorf("the model is inherited from another artifact: %w", err)
 		}
-		parent, err := p.authorise(ctx, Request{Ref: ref, Policy: r.Policy, Keychain: r.Keychain})
+		parent, err := p.authorise(ctx, Request{Ref: ref, Policy: r.Policy, Keychain: keys})
 		if err != nil {
 			return nil, fmt.Errorf("the model is inherited from %s: %w", name, err)
 		}
@@ -304,16 +312,39 @@ func (p *Puller) plan(ctx context.Context, r Request, a access, keep selection) 
 	return j, nil
 }
 
+// parentOf reads the reference that an artifact gives to another one. Its author is not the caller: he may not lead the
+// caller's credentials to a registry that they were not made for, nor to services of the node itself.
+func parentOf(r Request, name string) (model.Ref, model.Keychain, error) {
+	ref, err := model.ParseRef(name)
+	if err != nil || ref.Registry == r.Ref.Registry {
+		return ref, r.Keychain, err
+	}
+	if ref.Loopback() {
+		return ref, nil, fmt.Errorf("%s is an address of the node itself: %w", name, model.ErrDenied)
+	}
+	return ref, namedOnly{r.Keychain}, nil
+}
+
+// namedOnly leaves out the credentials that do not say which registry they are for.
+type namedOnly struct{ all model.Keychain }
+
+// Credentials implements model.Keychain.
+func (n namedOnly) Credentials(ctx context.Context, ref model.Ref) ([]model.Credential, error) {
+	list, err := n.all.Credentials(ctx, ref)
+	return slices.DeleteFunc(slices.Clone(list), func(c model.Credential) bool { return c.AnyRegistry }), err
+}
+
 func input(s source.Snapshot) format.Input {
 	return format.Input{MediaType: s.MediaType, Manifest: s.Manifest, Config: s.Config}
 }
 
-// ready returns the result if every blob of it is in the store, and protects them.
+// ready returns the result if every blob of it is in the store and known to be in the repository, and protects them.
+// A tree that is remembered was ready before.
 func (p *Puller) ready(j *job) *Result {
 	t, ok := p.trees.get(j.key)
 	if !ok {
 		tree, err := p.tree(j)
-		if err != nil {
+		if err != nil || !p.held.all(j) {
 			return nil // the archives have not been taken apart yet; fetching says what is wrong, if something is
 		}
 		t = cachedTree{tree: tree, digest: tree.Digest()}

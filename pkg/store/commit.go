@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"sync"
@@ -67,7 +68,7 @@ func commitBatch(batch []*commit) {
 		if errs[i] = item.file.Sync(); errs[i] != nil {
 			continue
 		}
-		if errs[i] = os.Rename(item.from, item.to); errs[i] == nil {
+		if errs[i] = item.move(); errs[i] == nil {
 			directories[filepath.Dir(item.to)] = nil
 		}
 	}
@@ -80,4 +81,31 @@ func commitBatch(batch []*commit) {
 		}
 		item.done <- errs[i]
 	}
+}
+
+// move gives the file its final name. A blob that is there already stays: views link to it. Only one that has another
+// size, which is damage, gives way.
+func (c *commit) move() error {
+	err := unix.Renameat2(unix.AT_FDCWD, c.from, unix.AT_FDCWD, c.to, unix.RENAME_NOREPLACE)
+	switch {
+	case errors.Is(err, unix.EEXIST):
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS): // not on every filesystem
+		if _, err := os.Lstat(c.to); errors.Is(err, os.ErrNotExist) {
+			return os.Rename(c.from, c.to)
+		}
+	default:
+		return err
+	}
+	there, err := os.Lstat(c.to)
+	if err != nil {
+		return err
+	}
+	mine, err := os.Lstat(c.from)
+	if err != nil {
+		return err
+	}
+	if there.Size() == mine.Size() {
+		return os.Remove(c.from)
+	}
+	return os.Rename(c.from, c.to)
 }

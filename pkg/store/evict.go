@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"sort"
-	"sync"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -65,6 +64,23 @@ type Room struct {
 
 // Everything is more room than there is.
 var Everything = Room{Bytes: math.MaxInt64, Inodes: math.MaxInt64}
+
+// Plus adds, without turning over.
+func (r Room) Plus(o Room) Room {
+	return Room{Bytes: add(r.Bytes, o.Bytes), Inodes: add(r.Inodes, o.Inodes)}
+}
+
+// Minus subtracts.
+func (r Room) Minus(o Room) Room { return Room{Bytes: r.Bytes - o.Bytes, Inodes: r.Inodes - o.Inodes} }
+
+// add stays at the largest number where a sum of two that are not negative would turn over: sizes are what a manifest
+// claims.
+func add(a, b int64) int64 {
+	if a > 0 && b > math.MaxInt64/4-a {
+		return math.MaxInt64 / 4
+	}
+	return a + b
+}
 
 // covers reports whether r is at least as much as want.
 func (r Room) covers(want Room) bool { return r.Bytes >= want.Bytes && r.Inodes >= want.Inodes }
@@ -136,69 +152,40 @@ const (
 	maxReserveInodes = 1024
 )
 
-// Reserve makes sure that the filesystem has the room that is needed above the policy's reserve, evicting what nobody
-// uses, and promises it to the caller until release is called. It fails with model.ErrNoSpace.
-func (s *Store) Reserve(ctx context.Context, need Room) (release func(), err error) {
-	s.mu.Lock()
-	others := s.reserved
-	s.reserved.Bytes += need.Bytes
-	s.reserved.Inodes += need.Inodes
-	s.mu.Unlock()
-	release = sync.OnceFunc(func() {
-		s.mu.Lock()
-		s.reserved.Bytes -= need.Bytes
-		s.reserved.Inodes -= need.Inodes
-		s.mu.Unlock()
-	})
-	defer func() {
-		if err != nil {
-			release()
-		}
-	}()
-	if _, err := s.Relieve(ctx); err != nil {
-		return nil, err
-	}
-	free, total, err := s.space()
-	if err != nil {
-		return nil, err
-	}
-	kept := s.opts.Policy.reserve(total)
-	switch limit := s.opts.Policy.MaxBytes; {
-	case free.Bytes-others.Bytes-kept.Bytes < need.Bytes:
-		return nil, fmt.Errorf("the model needs %s more, %s are free of %s, of which %s are kept in reserve (cache-reserve) and %s are promised to other pulls; everything unused was evicted: %w",
-			bytesText(need.Bytes), bytesText(free.Bytes), bytesText(total.Bytes), bytesText(kept.Bytes), bytesText(others.Bytes), model.ErrNoSpace)
-	case free.Inodes-others.Inodes-kept.Inodes < need.Inodes:
-		return nil, fmt.Errorf("the model needs %d more inodes, %d are free of %d, of which %d are kept in reserve and %d are promised to other pulls; everything unused was evicted: %w",
-			need.Inodes, free.Inodes, total.Inodes, kept.Inodes, others.Inodes, model.ErrNoSpace)
-	case limit > 0 && need.Bytes > limit:
-		return nil, fmt.Errorf("the model needs %s and the cache may take %s (cache-limit): %w", bytesText(need.Bytes), bytesText(limit), model.ErrNoSpace)
-	}
-	return release, nil
-}
-
 // Relieve evicts as much as the policy asks for, given what is promised to running pulls. It costs one statfs when
 // there is nothing to do.
 func (s *Store) Relieve(ctx context.Context) (Evicted, error) {
+	missing, err := s.missing()
+	if err != nil || (Room{}).covers(missing) {
+		return Evicted{}, err
+	}
+	s.evicting.Lock()
+	defer s.evicting.Unlock()
+	// Whoever held the lock may have made the room.
+	if missing, err = s.missing(); err != nil || (Room{}).covers(missing) {
+		return Evicted{}, err
+	}
+	return s.evict(ctx, missing)
+}
+
+// missing is what the policy and the promises ask for beyond what is free.
+func (s *Store) missing() (Room, error) {
 	free, total, err := s.space()
 	if err != nil {
-		return Evicted{}, err
+		return Room{}, err
 	}
 	s.mu.Lock()
 	reserved := s.reserved
 	s.mu.Unlock()
-	kept := s.opts.Policy.reserve(total)
-	missing := Room{Bytes: kept.Bytes + reserved.Bytes - free.Bytes, Inodes: kept.Inodes + reserved.Inodes - free.Inodes}
+	missing := s.opts.Policy.reserve(total).Plus(reserved).Minus(free)
 	if limit := s.opts.Policy.MaxBytes; limit > 0 {
 		u, err := s.Usage()
 		if err != nil {
-			return Evicted{}, err
+			return Room{}, err
 		}
-		missing.Bytes = max(missing.Bytes, u.BlobBytes+reserved.Bytes-limit)
+		missing.Bytes = max(missing.Bytes, add(u.BlobBytes+u.Unfinished, reserved.Bytes)-limit)
 	}
-	if (Room{}).covers(missing) {
-		return Evicted{}, nil
-	}
-	return s.Evict(ctx, missing)
+	return missing, nil
 }
 
 // withRoom does something small that must not fail for want of space while anything can be evicted for it.
@@ -218,33 +205,47 @@ func (s *Store) withRoom(do func() error) error {
 func (s *Store) Evict(ctx context.Context, want Room) (Evicted, error) {
 	s.evicting.Lock()
 	defer s.evicting.Unlock()
+	return s.evict(ctx, want)
+}
+
+// evict does the work of Evict. The caller holds evicting.
+func (s *Store) evict(ctx context.Context, want Room) (Evicted, error) {
 	var out Evicted
 	inv, err := s.scan()
 	if err != nil {
 		return out, err
 	}
-	mounted := map[digest.Digest]bool{}
-	if s.opts.InUse != nil {
-		if mounted, err = s.opts.InUse(); err != nil {
-			return out, fmt.Errorf("nothing is evicted while the mounts cannot be listed: %w", err)
-		}
+	mounted, err := s.mounted()
+	if err != nil {
+		return out, err
 	}
 	byInode := make(map[uint64]blobInfo, len(inv.blobs))
 	for _, b := range inv.blobs {
 		byInode[b.inode] = b
 	}
+	var failed error
 	for _, c := range evictionOrder(inv) {
 		if out.covers(want) || ctx.Err() != nil {
 			break
 		}
-		if err := s.remove(c, mounted, byInode, &out); err != nil {
-			return out, err
-		}
+		// One file that cannot be removed must not keep all others.
+		failed = errors.Join(failed, s.remove(c, mounted, byInode, &out))
 	}
 	if out != (Evicted{}) {
 		s.log.Info("cache evicted", "views", out.Views, "blobs", out.Blobs, "unfinished", out.Unfinished, "bytes", out.Bytes)
 	}
-	return out, errors.Join(ctx.Err(), s.dropOldRecords())
+	return out, errors.Join(failed, ctx.Err(), s.dropOldRecords())
+}
+
+func (s *Store) mounted() (map[digest.Digest]bool, error) {
+	if s.opts.InUse == nil {
+		return nil, nil
+	}
+	mounted, err := s.opts.InUse()
+	if err != nil {
+		return nil, fmt.Errorf("nothing is evicted while the mounts cannot be listed: %w", err)
+	}
+	return mounted, nil
 }
 
 // candidate is a thing that eviction may remove: exactly one of view and blob is set.
@@ -320,10 +321,7 @@ func (s *Store) removeView(v viewInfo, mounted map[digest.Digest]bool) ([]uint64
 		return nil, err
 	}
 	s.mu.Lock()
-	used := s.pins[v.tree] > 0
-	for _, l := range s.leases {
-		used = used || l.View == v.tree
-	}
+	used := s.viewUsed(v.tree)
 	if !used {
 		err = s.trash(v.path)
 	}
@@ -335,6 +333,19 @@ func (s *Store) removeView(v viewInfo, mounted map[digest.Digest]bool) ([]uint64
 		inodes = []uint64{}
 	}
 	return inodes, emptyDir(s.path("trash"))
+}
+
+// viewUsed reports whether a lease or a pin holds the view. The caller holds mu.
+func (s *Store) viewUsed(tree digest.Digest) bool {
+	if s.pins[tree] > 0 {
+		return true
+	}
+	for _, l := range s.leases {
+		if l.View == tree {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *Store) removeBlob(b blobInfo, out *Evicted) error {

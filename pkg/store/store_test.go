@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -485,12 +486,12 @@ func TestQuarantine(t *testing.T) {
 func TestSmallDisk(t *testing.T) {
 	root := smallFilesystem(t, 32<<20)
 	s := open(t, filepath.Join(root, "state"), Options{Policy: Policy{ReserveBytes: 4 << 20}})
-	release, err := s.Reserve(t.Context(), Room{Bytes: 8 << 20})
+	reserve := func(n int64) (*Reservation, error) { return s.Reserve(t.Context(), Room{Bytes: n}) }
+	first, err := reserve(8 << 20)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer release()
-	if _, err := s.Reserve(t.Context(), Room{Bytes: 20 << 20}); !errors.Is(err, model.ErrNoSpace) {
+	if _, err := reserve(20 << 20); !errors.Is(err, model.ErrNoSpace) {
 		t.Fatalf("more than there is beside what is promised: %v", err)
 	}
 	huge := model.Blob{Digest: digest.FromString("huge"), Size: 1 << 30}
@@ -504,13 +505,34 @@ func TestSmallDisk(t *testing.T) {
 	if err := s.DropLease(cached.VolumeID, cached.Target); err != nil {
 		t.Fatal(err)
 	}
-	second, err := s.Reserve(t.Context(), Room{Bytes: 10 << 20})
+	for _, n := range []int64{1 << 40, math.MaxInt64} {
+		if _, err := reserve(n); !errors.Is(err, model.ErrNoSpace) {
+			t.Fatalf("%d bytes: %v", n, err)
+		}
+	}
+	if !s.HasView(cached.View) {
+		t.Fatal("a model that cannot fit cost another one its place")
+	}
+	second, err := reserve(10 << 20)
 	if err != nil {
 		t.Fatalf("what nobody uses was not evicted for it: %v", err)
 	}
-	second()
 	if s.HasView(cached.View) {
 		t.Fatal("the unused view is still there")
+	}
+	// What was promised and then taken is not counted twice.
+	taken := publish(t, s, "taken", map[string]model.Blob{"f": put(t, s, make([]byte, 8<<20))})
+	if err := s.DropLease(taken.VolumeID, taken.Target); err != nil {
+		t.Fatal(err)
+	}
+	first.Spend(Room{Bytes: 8 << 20})
+	if got, err := s.Relieve(t.Context()); err != nil || got != (Evicted{}) {
+		t.Fatalf("evicted %+v, %v", got, err)
+	}
+	first.Release()
+	second.Release()
+	if s.reserved != (Room{}) {
+		t.Fatalf("%+v stay reserved", s.reserved)
 	}
 }
 

@@ -73,6 +73,9 @@ func (o *output) allocate(size int64) error {
 		return nil
 	}
 	err := unix.Fallocate(int(o.file.Fd()), 0, 0, size)
+	for errors.Is(err, unix.EINTR) {
+		err = unix.Fallocate(int(o.file.Fd()), 0, 0, size)
+	}
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
 		return nil
 	}

@@ -7,6 +7,8 @@ package flight
 
 import (
 	"context"
+	"fmt"
+	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -87,11 +89,21 @@ func (g *Group[K, V]) join(key K, fn func(context.Context) (V, error)) *call[V] 
 	g.wg.Add(1)
 	go func() {
 		defer g.wg.Done()
-		value, err := fn(ctx)
+		value, err := guarded(ctx, fn)
 		cancel()
 		g.finish(key, c, value, err)
 	}()
 	return c
+}
+
+// guarded turns a panic into an error: the work reads what strangers wrote, and one bad input must not end everybody's.
+func guarded[V any](ctx context.Context, fn func(context.Context) (V, error)) (value V, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return fn(ctx)
 }
 
 func (g *Group[K, V]) finish(key K, c *call[V], value V, err error) {

@@ -3,6 +3,7 @@ package flight
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -155,6 +156,14 @@ func TestOneCallerLeaving(t *testing.T) {
 			t.Fatalf("the one who stayed: %v, %d runs", err, runs.Load())
 		}
 	})
+}
+
+func TestPanic(t *testing.T) {
+	g := NewGroup[string, int](t.Context(), linger)
+	_, err := g.Do(t.Context(), "k", func(context.Context) (int, error) { panic("hostile input") })
+	if err == nil || !strings.Contains(err.Error(), "hostile input") {
+		t.Fatalf("error %v", err)
+	}
 }
 
 func TestShutdown(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 
@@ -50,10 +51,25 @@ func (d *Driver) stale(l store.Lease) (bool, error) {
 		return false, err
 	}
 	_, err = os.Lstat(filepath.Dir(l.Target))
-	if errors.Is(err, fs.ErrNotExist) {
-		return true, nil
+	if !errors.Is(err, fs.ErrNotExist) {
+		return false, err
 	}
-	return false, err
+	return podsVisible(l.Target)
+}
+
+// podsVisible reports whether kubelet's directory of pods is there. When it is not, because a filesystem comes late or a
+// path was changed, every pod seems to be gone, and nothing may be concluded from that. Kubelet's targets are
+// .../pods/UID/volumes/kubernetes.io~csi/NAME/mount; of other targets the directory two above is looked at.
+func podsVisible(target string) (bool, error) {
+	pods := filepath.Dir(filepath.Dir(target))
+	if i := strings.LastIndex(target, "/volumes/kubernetes.io~csi/"); i > 0 {
+		pods = filepath.Dir(target[:i])
+	}
+	info, err := os.Lstat(pods)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && info.IsDir(), err
 }
 
 // dropStale looks again while no call is working on the target.

@@ -54,6 +54,9 @@ func subPath(view, sub string, t model.Tree) (string, error) {
 	return real, nil
 }
 
+// maxCompared bounds the search for what may have been meant: a model can have a million directories.
+const maxCompared = 1000
+
 func notADirectory(sub string, t model.Tree) error {
 	dirs := directories(t)
 	const what = "volume attribute %q: %q is not a directory of the model"
@@ -64,7 +67,7 @@ func notADirectory(sub string, t model.Tree) error {
 	if len(dirs) > maxListed {
 		more = fmt.Sprintf(" and %d more", len(dirs)-maxListed)
 	}
-	guess := nearest.Of(sub, dirs)
+	guess := nearest.Of(sub, dirs[:min(len(dirs), maxCompared)])
 	shown := make([]string, 0, maxListed)
 	for _, d := range dirs[:min(len(dirs), maxListed)] {
 		shown = append(shown, shorten(d))

@@ -32,9 +32,10 @@ func (d *Driver) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpublishVo
 		return nil, fmt.Errorf("volume %s: %w", volumeID, err)
 	}
 	err = mount.RemoveTarget(target)
-	if errors.Is(err, model.ErrConflict) && !leased {
-		// A directory with files in it, and we know of no volume there: not ours to judge, and nothing is mounted.
-		d.log.Warn("target directory of an unknown volume is left as it is", "volume", volumeID, "error", err)
+	if errors.Is(err, model.ErrConflict) || errors.Is(err, model.ErrInvalid) {
+		// Nothing is mounted, and what somebody wrote there after a reboot is not ours to delete. Refusing would keep the
+		// pod in Terminating for ever.
+		d.log.Warn("target is not an empty directory and is left as it is", "volume", volumeID, "leased", leased, "error", err)
 		err = nil
 	}
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -101,7 +102,7 @@ type splitter struct {
 const freeGrowth = 64 << 20
 
 func (x *splitter) run(ctx context.Context) ([]model.Member, error) {
-	plain, closePlain, err := x.open()
+	plain, closePlain, err := x.open(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -132,9 +133,9 @@ func (x *splitter) run(ctx context.Context) ([]model.Member, error) {
 }
 
 // open undoes the compression, where there is one.
-func (x *splitter) open() (io.Reader, func(), error) {
+func (x *splitter) open(ctx context.Context) (io.Reader, func(), error) {
 	stored := bufio.NewReaderSize(x.stored, headSize)
-	plain, closePlain, err := decompress(stored)
+	plain, closePlain, err := x.decompress(ctx, stored)
 	if err != nil || x.shape != TarOrFile {
 		return plain, closePlain, err
 	}
@@ -282,12 +283,12 @@ var (
 	skippableMagic = []byte{0x2a, 0x4d, 0x18}
 )
 
-// maxWindow is the largest zstd window that is accepted, in bytes: what "zstd --long=27" writes.
-const maxWindow = 128 << 20
+// smallWindow is the zstd window, in bytes, that every archive may have without asking: it is what levels up to 19 use.
+const smallWindow = 8 << 20
 
 // decompress looks at the first bytes, not at a media type: producers mislabel archives.
-func decompress(buffered *bufio.Reader) (io.Reader, func(), error) {
-	head, err := buffered.Peek(4)
+func (x *splitter) decompress(ctx context.Context, buffered *bufio.Reader) (io.Reader, func(), error) {
+	head, err := buffered.Peek(zstd.HeaderMaxSize)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, nil, err
 	}
@@ -298,12 +299,39 @@ func decompress(buffered *bufio.Reader) (io.Reader, func(), error) {
 			return nil, nil, archiveError("gzip header", 0, err)
 		}
 		return z, func() { _ = z.Close() }, nil
-	case bytes.Equal(head, zstdMagic), len(head) == 4 && head[0]&0xf0 == 0x50 && bytes.Equal(head[1:], skippableMagic):
-		z, err := zstd.NewReader(buffered, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true), zstd.WithDecoderConcurrency(2))
-		if err != nil {
-			return nil, nil, archiveError("zstd header", 0, err)
-		}
-		return z, z.Close, nil
+	case bytes.HasPrefix(head, zstdMagic), len(head) >= 4 && head[0]&0xf0 == 0x50 && bytes.Equal(head[1:4], skippableMagic):
+		return x.decompressZstd(ctx, buffered, head)
 	}
 	return buffered, func() {}, nil
+}
+
+// decompressZstd accounts for the window of the archive, which the decoder keeps in memory: a large one is taken from
+// the engine's budget, for one archive at a time and never more than half of it, so that the rest can go on.
+func (x *splitter) decompressZstd(ctx context.Context, r io.Reader, head []byte) (io.Reader, func(), error) {
+	window, free := int64(smallWindow), func() {}
+	var header zstd.Header
+	if err := header.Decode(head); err == nil && !header.Skippable && header.WindowSize > smallWindow {
+		window = int64(min(header.WindowSize, math.MaxInt64/2))
+		if half := x.engine.opts.Memory / 2; window > half {
+			return nil, nil, fmt.Errorf("its zstd window of %d bytes is more than half of the %d bytes for all transfers (memory-budget): %w",
+				window, x.engine.opts.Memory, model.ErrTooLarge)
+		}
+		if err := x.engine.window.Acquire(ctx, 1); err != nil {
+			return nil, nil, contextError(ctx, err)
+		}
+		if err := x.engine.buffers.budget.Acquire(ctx, window); err != nil {
+			x.engine.window.Release(1)
+			return nil, nil, contextError(ctx, err)
+		}
+		free = func() {
+			x.engine.buffers.budget.Release(window)
+			x.engine.window.Release(1)
+		}
+	}
+	z, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(uint64(max(window, smallWindow))), zstd.WithDecoderLowmem(true), zstd.WithDecoderConcurrency(2))
+	if err != nil {
+		free()
+		return nil, nil, archiveError("zstd header", 0, err)
+	}
+	return z, func() { z.Close(); free() }, nil
 }

@@ -120,6 +120,7 @@ type Engine struct {
 	buffers  *pool
 	hosts    *hosts
 	archives *semaphore.Weighted
+	window   *semaphore.Weighted // the one archive with a large zstd window
 }
 
 // New returns an engine.
@@ -149,6 +150,7 @@ func New(o Options) *Engine {
 		buffers:  newPool(o.Memory),
 		hosts:    newHosts(o.Connections),
 		archives: semaphore.NewWeighted(maxArchives),
+		window:   semaphore.NewWeighted(1),
 	}
 }
 

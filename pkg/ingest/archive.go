@@ -96,7 +96,15 @@ type splitter struct {
 
 	members []*model.Member // pointers, because a member's blob becomes known while the list grows
 	bytes   int64
+	names   int // bytes of all names
 }
+
+const (
+	// maxName is PATH_MAX; a tar can hold names of a megabyte.
+	maxName = 4096
+	// maxNames in bytes bounds the memory for the list of members.
+	maxNames = 64 << 20
+)
 
 // freeGrowth is how much any archive may expand to before its ratio is looked at: small files compress very well.
 const freeGrowth = 64 << 20
@@ -207,6 +215,10 @@ func (x *splitter) split(r *tar.Reader, w *memberWriter) error {
 		}
 		if len(x.members) >= x.limits.Members {
 			return fmt.Errorf("it has more than %d entries (max-files): %w", x.limits.Members, model.ErrTooLarge)
+		}
+		x.names += len(header.Name) + len(header.Linkname)
+		if len(header.Name) > maxName || len(header.Linkname) > maxName || x.names > maxNames {
+			return fmt.Errorf("entry %.80q: its name is longer than %d bytes, or all names together than %d: %w", header.Name, maxName, maxNames, model.ErrTooLarge)
 		}
 		m := &model.Member{Name: header.Name, Mode: header.FileInfo().Mode(), Link: header.Linkname}
 		switch header.Typeflag {

@@ -178,6 +178,7 @@ func TestArchiveRefuses(t *testing.T) {
 	small := tarOf(t, func(w *tar.Writer) { addFile(t, w, "a", content(5000, 13)); addFile(t, w, "b", content(5000, 14)) })
 	bomb := gzipped(t, tarOf(t, func(w *tar.Writer) { addFile(t, w, "zeros", make([]byte, 2*freeGrowth)) }))
 	tail := gzipped(t, append(bytes.Clone(small), make([]byte, 2*freeGrowth)...))
+	named := tarOf(t, func(w *tar.Writer) { addFile(t, w, strings.Repeat("long/", 2000)+"x", nil) })
 	tests := []struct {
 		name   string
 		data   []byte
@@ -190,6 +191,7 @@ func TestArchiveRefuses(t *testing.T) {
 		{name: "too many bytes", data: small, limits: Limits{Bytes: 9000}, kind: model.ErrTooLarge},
 		{name: "bomb", data: bomb, limits: Limits{Ratio: 100}, kind: model.ErrTooLarge, says: "times its size"},
 		{name: "bomb behind the end", data: tail, limits: Limits{Ratio: 100}, kind: model.ErrTooLarge},
+		{name: "endless name", data: named, kind: model.ErrTooLarge, says: "name"},
 		{name: "cut off", data: small[:3000], kind: model.ErrCorrupt, says: `"a"`},
 		{name: "damaged header", data: append(bytes.Repeat([]byte{1}, 512), small[512:]...), kind: model.ErrCorrupt},
 		{name: "damaged gzip", data: append(gzipped(t, small)[:4000], make([]byte, 4000)...), kind: model.ErrCorrupt},

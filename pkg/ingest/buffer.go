@@ -24,13 +24,14 @@ type pool struct {
 
 	mu     sync.Mutex // guards what follows
 	free   map[int][][]byte
+	quotas map[*byte]*semaphore.Weighted // of whom each buffer that is out counts
 	mapped int64
 	out    int
 	idle   *time.Timer
 }
 
 func newPool(total int64) *pool {
-	return &pool{budget: semaphore.NewWeighted(total), total: total, free: make(map[int][][]byte)}
+	return &pool{budget: semaphore.NewWeighted(total), total: total, free: make(map[int][][]byte), quotas: make(map[*byte]*semaphore.Weighted)}
 }
 
 // class rounds a size up to a power of two between minSpan and maxSpan.
@@ -42,16 +43,37 @@ func class(size int64) int {
 	return c
 }
 
-// get waits for room in the budget and returns a buffer of the class of size. Give it back with put.
-func (p *pool) get(ctx context.Context, size int64) ([]byte, error) {
+// get waits for room in the quota of a host and in the budget of all, and returns a buffer of the class of size. Give it
+// back with put.
+func (p *pool) get(ctx context.Context, size int64, quota *semaphore.Weighted) ([]byte, error) {
 	c := class(size)
+	if err := quota.Acquire(ctx, int64(c)); err != nil {
+		return nil, err
+	}
 	if err := p.budget.Acquire(ctx, int64(c)); err != nil {
+		quota.Release(int64(c))
 		return nil, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	b, err := p.find(c)
+	if err != nil {
+		p.budget.Release(int64(c))
+		quota.Release(int64(c))
+		return nil, err
+	}
+	p.out++
+	if p.idle != nil {
+		p.idle.Stop()
+		p.idle = nil
+	}
+	p.quotas[&b[0]] = quota
+	return b, nil
+}
+
+// find takes a free buffer of the class, or maps one.
+func (p *pool) find(c int) ([]byte, error) {
 	if list := p.free[c]; len(list) > 0 {
-		p.take()
 		p.free[c] = list[:len(list)-1]
 		return list[len(list)-1], nil
 	}
@@ -60,29 +82,21 @@ func (p *pool) get(ctx context.Context, size int64) ([]byte, error) {
 	}
 	b, err := unix.Mmap(-1, 0, c, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 	if err != nil {
-		p.budget.Release(int64(c))
 		return nil, fmt.Errorf("buffer of %d bytes: %w", c, err)
 	}
 	if c >= hugePage {
 		_ = unix.Madvise(b, unix.MADV_HUGEPAGE) // a hint
 	}
-	p.take()
 	p.mapped += int64(c)
 	return b, nil
-}
-
-func (p *pool) take() {
-	p.out++
-	if p.idle != nil {
-		p.idle.Stop()
-		p.idle = nil
-	}
 }
 
 // put takes a buffer back, at any length that it was cut to.
 func (p *pool) put(b []byte) {
 	b = b[:cap(b)]
 	p.mu.Lock()
+	quota := p.quotas[&b[0]]
+	delete(p.quotas, &b[0])
 	p.free[len(b)] = append(p.free[len(b)], b)
 	if p.out--; p.out == 0 {
 		p.idle = time.AfterFunc(idleRelease, func() {
@@ -95,6 +109,7 @@ func (p *pool) put(b []byte) {
 	}
 	p.mu.Unlock()
 	p.budget.Release(int64(len(b)))
+	quota.Release(int64(len(b)))
 }
 
 // trim gives all free buffers back to the kernel.

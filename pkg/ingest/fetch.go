@@ -107,7 +107,7 @@ func (f *fetch) one(ctx context.Context, c *connection) (more bool, err error) {
 	release := sync.OnceFunc(f.host.release)
 	defer release()
 	span := min(f.span, f.host.span())
-	buf, err := f.e.buffers.get(ctx, span)
+	buf, err := f.e.buffers.get(ctx, span, f.host.buffers)
 	if err != nil {
 		return false, contextError(ctx, err)
 	}
@@ -237,7 +237,7 @@ func (f *fetch) again(ctx context.Context, attempt int, err error) error {
 	var told *model.RetryAfterError
 	if errors.As(err, &told) {
 		pause = max(pause, told.After)
-		f.host.refused(told.After)
+		f.host.refused(told.After) // nobody else begins anything there meanwhile
 	}
 	select {
 	case <-time.After(pause):

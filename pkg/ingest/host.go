@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 )
 
 const (
@@ -20,19 +22,22 @@ const (
 
 // hosts holds what was learned about each server.
 type hosts struct {
-	max int
+	max    int
+	memory int64 // that one host may hold, in bytes
 
 	mu     sync.Mutex // guards byName
 	byName map[string]*host
 }
 
-func newHosts(limit int) *hosts { return &hosts{max: limit, byName: make(map[string]*host)} }
+func newHosts(limit int, memory int64) *hosts {
+	return &hosts{max: limit, memory: memory, byName: make(map[string]*host)}
+}
 
 func (h *hosts) get(name string) *host {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.byName[name] == nil {
-		h.byName[name] = &host{limit: min(firstConnections, h.max), max: h.max, wake: make(chan struct{})}
+		h.byName[name] = &host{limit: min(firstConnections, h.max), max: h.max, wake: make(chan struct{}), buffers: semaphore.NewWeighted(h.memory)}
 	}
 	return h.byName[name]
 }
@@ -52,7 +57,8 @@ type host struct {
 	bytes    int64
 	since    time.Time
 	best     float64
-	rate     float64 // bytes a second of one response, smoothed; 0 while unknown
+	buffers  *semaphore.Weighted // what the host may hold of the memory, in bytes
+	rate     float64             // bytes a second of one response, smoothed; 0 while unknown
 }
 
 // acquire waits for a place. Give it back with release.

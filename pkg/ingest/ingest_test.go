@@ -284,6 +284,36 @@ func TestBudget(t *testing.T) {
 	}
 }
 
+// TestBrokenHostLeavesRoom has four large blobs of a host that answers at first and then asks everybody to wait.
+func TestBrokenHostLeavesRoom(t *testing.T) {
+	e := New(Options{Memory: 4 * maxSpan})
+	ctx, cancel := context.WithCancel(t.Context())
+	broken := &server{data: content(40<<20, 9), spoil: func(r, _ int64, a *answer) {
+		if r > 8 {
+			a.err = &model.RetryAfterError{After: time.Hour, Err: errAway}
+		}
+	}}
+	ended := make(chan error)
+	for range 4 {
+		go func() {
+			ended <- e.File(ctx, Job{Blob: blobOf(broken.data), Host: "broken", Open: broken.open}, newMemoryFile(40<<20))
+		}()
+	}
+	for broken.requests.Load() < 9 {
+		time.Sleep(time.Millisecond)
+	}
+	sound := &server{data: content(64<<20, 10)}
+	if err := e.File(t.Context(), Job{Blob: blobOf(sound.data), Host: "sound", Open: sound.open}, newMemoryFile(64<<20)); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	for range 4 {
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("broken blob: %v", err)
+		}
+	}
+}
+
 // TestSlowHostLeavesRoom has four large blobs of a host that trickles beside one of a host that does not.
 func TestSlowHostLeavesRoom(t *testing.T) {
 	e := New(Options{Memory: 2 * maxSpan, IdleTimeout: time.Minute, MinRate: 1})

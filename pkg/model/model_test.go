@@ -59,6 +59,7 @@ func TestParseRef(t *testing.T) {
 func TestRefLoopback(t *testing.T) {
 	for in, want := range map[string]bool{
 		"localhost/m": true, "localhost:80/m": true, "127.0.0.1/m": true, "127.8.9.1:5/m": true, "[::1]:5/m": true,
+		"0.0.0.0:5/m": true, "[::]:5/m": true, "x.localhost/m": true, "[::ffff:127.0.0.1]:5/m": true,
 		"localhost.example.com/m": false, "10.0.0.1/m": false, "128.0.0.1/m": false,
 	} {
 		ref, err := ParseRef(in)

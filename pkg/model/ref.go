@@ -151,16 +151,21 @@ func (r Ref) Reference() string {
 	return "latest"
 }
 
-// Loopback reports whether the registry is named by a loopback address or by "localhost".
+// Loopback reports whether the registry is named by an address or name that leads to the machine itself: a loopback or
+// unspecified address, "localhost", or a name below it (RFC 6761, section 6.3).
 func (r Ref) Loopback() bool {
 	host := r.Registry
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	}
 	host = strings.Trim(host, "[]")
-	if host == "localhost" {
+	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
 		return true
 	}
 	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.IsLoopback()
+	if err != nil {
+		return false
+	}
+	addr = addr.Unmap()
+	return addr.IsLoopback() || addr.IsUnspecified()
 }

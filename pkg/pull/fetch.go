@@ -38,13 +38,11 @@ func (p *Puller) fetch(ctx context.Context, j *job) (err error) {
 	for _, l := range p.held.missing(j, needed) {
 		unseen[l.Blob.Digest] = true
 	}
-	var missing, unproven []format.Layer
+	// Layers that are cached from another repository are missing, too, until this one has proven that it holds them.
+	var missing []format.Layer
 	for _, l := range needed {
-		switch present := p.present(l); {
-		case !present || unseen[l.Blob.Digest] && unpacked(l):
-			missing = append(missing, l) // what is left of an archive proves nothing, it has to come again
-		case unseen[l.Blob.Digest]:
-			unproven = append(unproven, l)
+		if unseen[l.Blob.Digest] || !p.present(l) {
+			missing = append(missing, l)
 		}
 	}
 	t := p.running.start(j.key, j.ref.String(), missing)
@@ -78,9 +76,6 @@ func (p *Puller) fetch(ctx context.Context, j *job) (err error) {
 	p.log.Info("pull started", "reference", j.ref.String(), "digest", j.access.snapshot.Digest, "format", j.plan.Format,
 		"layers", len(missing), "bytes", total)
 
-	if err := p.challengeAll(ctx, j, unproven); err != nil {
-		return err
-	}
 	if err := p.layers(ctx, j, t, missing); err != nil {
 		return err
 	}
@@ -94,21 +89,6 @@ func (p *Puller) fetch(ctx context.Context, j *job) (err error) {
 	}
 	_, err = p.tree(j)
 	return err
-}
-
-// challengeAll lets the repositories of layers that came from elsewhere show that they hold them, too.
-func (p *Puller) challengeAll(ctx context.Context, j *job, layers []format.Layer) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(smallLayersAtOnce)
-	for _, l := range layers {
-		group.Go(func() error {
-			if err := p.challenge(ctx, j, l); err != nil {
-				return layerError(l, err)
-			}
-			return nil
-		})
-	}
-	return group.Wait()
 }
 
 // present reports whether nothing of the layer has to be fetched.
@@ -190,20 +170,19 @@ func (p *Puller) layer(ctx context.Context, j *job, t *tracker, l format.Layer) 
 
 // bring makes sure that the layer is in the store and that its repository holds it.
 func (p *Puller) bring(ctx context.Context, j *job, l format.Layer) error {
-	if p.present(l) {
-		// Somebody else was faster. What is left of an archive cannot be compared, so it comes again.
-		if len(p.held.missing(j, []format.Layer{l})) == 0 {
-			return nil
-		}
-		if !unpacked(l) {
-			return p.challenge(ctx, j, l)
-		}
+	var err error
+	switch present := p.present(l); {
+	case present && len(p.held.missing(j, []format.Layer{l})) == 0:
+		return nil // somebody else was faster
+	case present:
+		err = p.proveHeld(ctx, j, l)
+	default:
+		err = p.transfer(ctx, j, l)
 	}
-	if err := p.transfer(ctx, j, l); err != nil {
+	if err != nil {
 		return err
 	}
-	p.held.saw(j, l)
-	return nil
+	return p.held.saw(j, l)
 }
 
 func layerError(l format.Layer, err error) error {
@@ -217,15 +196,7 @@ func layerError(l format.Layer, err error) error {
 func (p *Puller) transfer(ctx context.Context, j *job, l format.Layer) error {
 	moved := p.running.counter(l.Blob)
 	defer p.running.forget(l.Blob)
-	from := j.origins[l.Origin]
-	work := ingest.Job{
-		Blob: l.Blob, Host: from.ref.Registry, Open: opener(from.repository, l.Blob),
-		Progress: func(n int64) { moved.bytes.Add(n) },
-		Trouble: func(err error) {
-			moved.trouble.Store(&trouble{text: err.Error(), at: time.Now()})
-			p.log.Warn("transfer interrupted, trying again", "reference", from.ref.String(), "blob", l.Blob.Digest, "error", err)
-		},
-	}
+	work := p.work(j, l, moved)
 	if unpacked(l) {
 		members, err := p.opts.Engine.Archive(ctx, work, shape(l), func(size int64, plausible bool) (ingest.Member, error) {
 			j.spend(l, store.Room{Bytes: size, Inodes: 1})
@@ -239,13 +210,26 @@ func (p *Puller) transfer(ctx context.Context, j *job, l format.Layer) error {
 	// The room is computed before the file is there and takes it.
 	room := p.room(j, l)
 	allocated := func() { j.spend(l, room) }
-	resumed, err := p.transferFile(ctx, work, from.ref.Name(), allocated)
+	resumed, err := p.transferFile(ctx, work, j.repositoryOf(l), allocated)
 	if resumed && errors.Is(err, model.ErrCorrupt) {
 		// What was kept from before may be what is wrong; once more without it decides.
 		moved.bytes.Store(0)
-		_, err = p.transferFile(ctx, work, from.ref.Name(), allocated)
+		_, err = p.transferFile(ctx, work, j.repositoryOf(l), allocated)
 	}
 	return err
+}
+
+// work is the engine's job for a layer.
+func (p *Puller) work(j *job, l format.Layer, moved *counter) ingest.Job {
+	from := j.origins[l.Origin]
+	return ingest.Job{
+		Blob: l.Blob, Host: from.ref.Registry, Open: opener(from.repository, l.Blob),
+		Progress: func(n int64) { moved.bytes.Add(n) },
+		Trouble: func(err error) {
+			moved.trouble.Store(&trouble{text: err.Error(), at: time.Now()})
+			p.log.Warn("transfer interrupted, trying again", "reference", from.ref.String(), "blob", l.Blob.Digest, "error", err)
+		},
+	}
 }
 
 // newMember begins a file of an archive. Space is allocated for sizes that the archive can really hold.
@@ -316,6 +300,9 @@ func (p *Puller) inline(f format.InlineFile) error {
 
 // room is what a layer will take on disk, beyond what it has allocated already.
 func (p *Puller) room(j *job, l format.Layer) store.Room {
+	if p.present(l) {
+		return store.Room{}
+	}
 	room := store.Room{Inodes: 2} // the file and what stands beside it: a checkpoint, a directory of the view
 	switch {
 	case !unpacked(l):
@@ -345,7 +332,9 @@ func (j *job) spend(l format.Layer, room store.Room) {
 	left := j.expected[l.Blob.Digest]
 	room = store.Room{Bytes: min(room.Bytes, left.Bytes), Inodes: min(room.Inodes, left.Inodes)}
 	j.expected[l.Blob.Digest] = left.Minus(room)
-	j.reserved.Spend(room)
+	if j.reserved != nil {
+		j.reserved.Spend(room)
+	}
 }
 
 func sum(layers []format.Layer) int64 {

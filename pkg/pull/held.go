@@ -1,28 +1,23 @@
 package pull
 
 import (
-	"bytes"
 	"context"
-	"errors"
-	"fmt"
-	"io"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/model-csi/model-csi/pkg/format"
-	"github.com/model-csi/model-csi/pkg/model"
-	"github.com/model-csi/model-csi/pkg/source"
 	"github.com/model-csi/model-csi/pkg/store"
 )
 
 // A manifest may name any digest. Whoever may read a manifest may therefore not simply have every cached blob that it
 // names: an artifact in a registry of the attacker's own could name the layers of somebody's private model. A cached
-// blob is given out for a repository only if it came from that repository, or if the repository has shown that it holds
-// the bytes, by delivering parts of them that nobody knows beforehand which will be asked for.
+// blob is given out for a repository only if it came from that repository. For another repository of the same registry
+// it is enough that the registry, which is trusted to know what its repositories hold, opens the blob there. Another
+// registry has to deliver the whole blob once: short of that, somebody who has a similar file could answer for it.
 
 // holdings remembers which layers each repository was seen to hold.
 type holdings struct {
@@ -48,12 +43,24 @@ type heldLayer struct {
 
 func (j *job) heldLayer(l format.Layer) heldLayer { return heldLayer{j.repositoryOf(l), l.Blob.Digest} }
 
-// saw remembers a layer until add writes it down.
-func (h *holdings) saw(j *job, l format.Layer) {
+// saw remembers a layer. What was costly to see is written down at once, the rest by add.
+func (h *holdings) saw(j *job, l format.Layer) error {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.recent[j.heldLayer(l)] = true
+	h.mu.Unlock()
+	if l.Blob.Size < smallLayer {
+		return nil
+	}
+	return h.add(j, []format.Layer{l})
 }
+
+// elsewhere reports whether another repository of the layer's registry was seen to hold it.
+func (h *holdings) elsewhere(j *job, l format.Layer) bool {
+	return slices.Contains(h.read(registryRecord(j, l)), l.Blob.Digest)
+}
+
+// registryRecord names the record of what a whole registry was seen to hold. No repository has such a name.
+func registryRecord(j *job, l format.Layer) string { return j.origins[l.Origin].ref.Registry + "/" }
 
 func (h *holdings) read(repository string) []digest.Digest {
 	var list []digest.Digest
@@ -98,11 +105,12 @@ func (h *holdings) add(j *job, layers []format.Layer) error {
 	defer h.writing.Unlock()
 	byName := make(map[string]map[digest.Digest]bool)
 	for _, l := range layers {
-		held := j.heldLayer(l)
-		if byName[held.repository] == nil {
-			byName[held.repository] = make(map[digest.Digest]bool)
+		for _, name := range []string{j.repositoryOf(l), registryRecord(j, l)} {
+			if byName[name] == nil {
+				byName[name] = make(map[digest.Digest]bool)
+			}
+			byName[name][l.Blob.Digest] = true
 		}
-		byName[held.repository][held.digest] = true
 	}
 	for name, seen := range byName {
 		list := h.read(name)
@@ -124,109 +132,35 @@ func (h *holdings) add(j *job, layers []format.Layer) error {
 	return nil
 }
 
-const (
-	// windows of windowSize bytes at random places are asked for. They must have at least windowVariety different byte
-	// values: one that is all zeros could be guessed.
-	windows       = 4
-	windowSize    = 4 << 10
-	windowVariety = 48
-	windowTries   = 64
-	// smallBlob in bytes is compared whole.
-	smallBlob = windows * windowSize
-)
+// probeTimeout is how long the registry may take to open a blob.
+const probeTimeout = time.Minute
 
-// challenge proves that the layer's repository holds the bytes of a blob that is in the store. It fails with
-// model.ErrCorrupt when the repository delivers other bytes.
-func (p *Puller) challenge(ctx context.Context, j *job, l format.Layer) error {
-	f, err := p.opts.Store.OpenBlob(l.Blob.Digest)
+// proveHeld proves that the layer's repository holds a blob that is in the store already.
+func (p *Puller) proveHeld(ctx context.Context, j *job, l format.Layer) error {
+	if p.held.elsewhere(j, l) {
+		return p.probe(ctx, j, l)
+	}
+	if unpacked(l) {
+		return p.transfer(ctx, j, l)
+	}
+	return p.opts.Engine.File(ctx, p.work(j, l, p.running.counter(l.Blob)), verified{})
+}
+
+// probe asks the registry to open the blob in the layer's repository.
+func (p *Puller) probe(ctx context.Context, j *job, l format.Layer) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	body, err := j.origins[l.Origin].repository.ReadRange(ctx, l.Blob, 0, min(1, l.Blob.Size))
 	if err != nil {
 		return err
 	}
-	defer func() { _ = f.Close() }()
-	repository := j.origins[l.Origin].repository
-	ranges := []window{{0, l.Blob.Size}}
-	if l.Blob.Size > smallBlob {
-		if ranges, err = pickWindows(f, l.Blob.Size); err != nil {
-			return err
-		}
-	}
-	for _, w := range ranges {
-		same, err := p.sameBytes(ctx, repository, l.Blob, f, w)
-		if err != nil {
-			return err
-		}
-		if !same {
-			return fmt.Errorf("blob %s: the repository %s does not deliver the bytes that its manifest names: %w",
-				l.Blob.Digest, j.origins[l.Origin].ref.Name(), model.ErrCorrupt)
-		}
-	}
-	return nil
+	return body.Close()
 }
 
-// window is a part of a blob.
-type window struct{ offset, length int64 }
+// verified is an ingest.File that keeps nothing: the engine has looked at every byte.
+type verified struct{}
 
-// pickWindows chooses places that cannot be guessed. A blob that has none, because it is as good as empty everywhere, is
-// compared whole.
-func pickWindows(r io.ReaderAt, size int64) ([]window, error) {
-	var out []window
-	buf := make([]byte, windowSize)
-	for range windowTries {
-		w := window{rand.Int64N(size - windowSize + 1), windowSize} //nolint:gosec // seeded from the system for each process
-		if _, err := r.ReadAt(buf, w.offset); err != nil {
-			return nil, err
-		}
-		var seen [256]bool
-		variety := 0
-		for _, b := range buf {
-			if !seen[b] {
-				seen[b] = true
-				variety++
-			}
-		}
-		if variety < windowVariety {
-			continue
-		}
-		if out = append(out, w); len(out) == windows {
-			return out, nil
-		}
-	}
-	return []window{{0, size}}, nil
-}
-
-// sameBytes compares a part of the blob as the repository delivers it with the file.
-func (p *Puller) sameBytes(ctx context.Context, repository source.Repository, b model.Blob, f io.ReaderAt, w window) (bool, error) {
-	if b.Size == 0 {
-		w = window{0, -1}
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	body, err := repository.ReadRange(ctx, b, w.offset, w.length)
-	if err != nil {
-		return false, err
-	}
-	defer func() { _ = body.Close() }()
-	if body.Offset > w.offset {
-		return false, fmt.Errorf("blob %s: %w", b.Digest, source.ErrRange)
-	}
-	// A server without ranges sends the whole blob: what comes before the window is compared as well.
-	const piece = 256 << 10
-	theirs, ours := make([]byte, piece), make([]byte, piece)
-	for at, end := body.Offset, w.offset+max(w.length, 0); at < end; {
-		n := int(min(piece, end-at))
-		if _, err := io.ReadFull(body, theirs[:n]); err != nil {
-			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-				return false, nil
-			}
-			return false, err
-		}
-		if _, err := f.ReadAt(ours[:n], at); err != nil {
-			return false, err
-		}
-		if !bytes.Equal(theirs[:n], ours[:n]) {
-			return false, nil
-		}
-		at += int64(n)
-	}
-	return true, nil
-}
+func (verified) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
+func (verified) Resume() (int64, []byte)                { return 0, nil }
+func (verified) Checkpoint(int64, []byte) error         { return nil }
+func (verified) Commit() error                          { return nil }

@@ -54,8 +54,13 @@ func (s *Store) OpenBlob(d digest.Digest) (*os.File, error) {
 	return f, err
 }
 
+// maxTwin is the size in bytes up to which an executable file gets an inode of its own.
+const maxTwin = 16 << 20
+
 // BlobPath returns the file that a view links to for f, with the execute bit that f asks for. The executable twin of a
-// blob is made when it is first wanted, sharing extents with the blob where the filesystem can.
+// blob is made when it is first wanted, sharing extents with the blob where the filesystem can. A large blob is not
+// copied for the sake of a bit: it becomes executable for all who show it, on mounts that are noexec unless the pod asked
+// for the contrary.
 func (s *Store) BlobPath(f model.File) (string, error) {
 	if _, err := model.ParseDigest(f.Blob.Digest.String()); err != nil {
 		return "", err
@@ -63,6 +68,9 @@ func (s *Store) BlobPath(f model.File) (string, error) {
 	path := s.blobPath(f.Blob.Digest)
 	if !f.Executable() {
 		return path, nil
+	}
+	if f.Blob.Size > maxTwin {
+		return path, os.Chmod(path, executableMode)
 	}
 	twin := path + executableSuffix
 	if info, err := os.Lstat(twin); err == nil && info.Size() == f.Blob.Size {

@@ -40,15 +40,16 @@ func (s *Store) Reserve(ctx context.Context, need Room) (*Reservation, error) {
 	if err := s.fits(need); err != nil {
 		return nil, err
 	}
+	s.reserving.Lock() // two that fit only one by one must not refuse each other
+	defer s.reserving.Unlock()
 	r := &Reservation{store: s, left: need}
 	s.mu.Lock()
 	s.reserved = s.reserved.Plus(need)
 	s.mu.Unlock()
-	_, err := s.Relieve(ctx)
-	if err == nil {
-		err = s.granted(need)
+	if _, err := s.Relieve(ctx); err != nil {
+		s.log.Warn("eviction incomplete", "error", err) // what counts is the room that there is now
 	}
-	if err != nil {
+	if err := s.granted(need); err != nil {
 		r.Release()
 		return nil, err
 	}

@@ -44,8 +44,9 @@ type Store struct {
 	leases   map[leaseKey]Lease
 	reserved Room // promised to running pulls
 
-	evicting sync.Mutex // one eviction at a time; taken before mu
-	viewing  sync.Mutex // one view is built at a time; taken before mu
+	reserving sync.Mutex // one reservation is decided at a time; taken before evicting
+	evicting  sync.Mutex // one eviction at a time; taken before mu
+	viewing   sync.Mutex // one view is built at a time; taken before mu
 }
 
 var directories = []string{

@@ -289,7 +289,7 @@ func TestBrokenHostLeavesRoom(t *testing.T) {
 	e := New(Options{Memory: 4 * maxSpan})
 	ctx, cancel := context.WithCancel(t.Context())
 	broken := &server{data: content(40<<20, 9), spoil: func(r, _ int64, a *answer) {
-		if r > 8 {
+		if r > 2 {
 			a.err = &model.RetryAfterError{After: time.Hour, Err: errAway}
 		}
 	}}
@@ -299,7 +299,7 @@ func TestBrokenHostLeavesRoom(t *testing.T) {
 			ended <- e.File(ctx, Job{Blob: blobOf(broken.data), Host: "broken", Open: broken.open}, newMemoryFile(40<<20))
 		}()
 	}
-	for broken.requests.Load() < 9 {
+	for broken.requests.Load() < 3 {
 		time.Sleep(time.Millisecond)
 	}
 	sound := &server{data: content(64<<20, 10)}

@@ -58,14 +58,15 @@ func toStatus(err error) error {
 	if s, ok := status.FromError(err); ok {
 		return status.Error(s.Code(), message(s.Message()))
 	}
-	code := codes.Internal
+	code, text := codes.Internal, err.Error()
 	for _, c := range statusCodes {
 		if errors.Is(err, c.kind) {
-			code = c.code
+			// The code says the kind already; behind a whole sentence it is noise in a pod's events.
+			code, text = c.code, strings.TrimSuffix(text, ": "+c.kind.Error())
 			break
 		}
 	}
-	return status.Error(code, message(err.Error()))
+	return status.Error(code, message(text))
 }
 
 // message makes a text of one bounded line. The middle is left out when it is too long: the beginning names the object,

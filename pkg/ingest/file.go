@@ -53,7 +53,8 @@ func (e *Engine) File(ctx context.Context, job Job, f File) error {
 }
 
 func wrongDigest(b model.Blob, got digest.Digest) error {
-	return fmt.Errorf("blob %s: the bytes that the registry sent have the digest %s: %w", b.Digest, got, model.ErrCorrupt)
+	return fmt.Errorf("blob %s: the bytes that the registry sent have the digest %s; push the artifact again, or repair the registry or mirror that serves it: %w",
+		b.Digest, got, model.ErrCorrupt)
 }
 
 func checkpointInterval(size int64) int64 {

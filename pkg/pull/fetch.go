@@ -170,16 +170,14 @@ func (p *Puller) layer(ctx context.Context, j *job, t *tracker, l format.Layer) 
 
 // bring makes sure that the layer is in the store and that its repository holds it.
 func (p *Puller) bring(ctx context.Context, j *job, l format.Layer) error {
-	var err error
-	switch present := p.present(l); {
+	present := p.present(l)
+	switch {
 	case present && len(p.held.missing(j, []format.Layer{l})) == 0:
 		return nil // somebody else was faster
-	case present:
-		err = p.proveHeld(ctx, j, l)
-	default:
-		err = p.transfer(ctx, j, l)
+	case !present:
+		return p.transfer(ctx, j, l)
 	}
-	if err != nil {
+	if err := p.proveHeld(ctx, j, l); err != nil {
 		return err
 	}
 	return p.held.saw(j, l)
@@ -205,16 +203,22 @@ func (p *Puller) transfer(ctx context.Context, j *job, l format.Layer) error {
 		if err != nil {
 			return err
 		}
+		if err := p.held.saw(j, l); err != nil {
+			return err
+		}
 		return p.opts.Store.PutRecord(membersKind, memberRecord(l), members)
 	}
 	// The room is computed before the file is there and takes it.
 	room := p.room(j, l)
 	allocated := func() { j.spend(l, room) }
-	resumed, err := p.transferFile(ctx, work, j.repositoryOf(l), allocated)
+	// That the repository holds the bytes is known as soon as they are verified, and written down before they appear: a
+	// crash in between must not make a finished blob come again.
+	delivered := func() error { return p.held.saw(j, l) }
+	resumed, err := p.transferFile(ctx, work, j.repositoryOf(l), allocated, delivered)
 	if resumed && errors.Is(err, model.ErrCorrupt) {
 		// What was kept from before may be what is wrong; once more without it decides.
 		moved.bytes.Store(0)
-		_, err = p.transferFile(ctx, work, j.repositoryOf(l), allocated)
+		_, err = p.transferFile(ctx, work, j.repositoryOf(l), allocated, delivered)
 	}
 	return err
 }
@@ -242,20 +246,34 @@ func (p *Puller) newMember(size int64, plausible bool) (ingest.Member, error) {
 }
 
 // transferFile fetches a blob that is one file, and reports whether a part of it was there before.
-func (p *Puller) transferFile(ctx context.Context, work ingest.Job, origin string, allocated func()) (resumed bool, err error) {
+func (p *Puller) transferFile(ctx context.Context, work ingest.Job, origin string, allocated func(), delivered func() error) (resumed bool, err error) {
 	w, err := p.opts.Store.NewWriter(work.Blob, store.WriterOptions{Origin: origin, Direct: p.direct(work.Blob.Size)})
 	if err != nil {
 		return false, err
 	}
 	offset, _ := w.Resume()
 	allocated()
-	if err := p.opts.Engine.File(ctx, work, w); err != nil {
+	if err := p.opts.Engine.File(ctx, work, announced{w, delivered}); err != nil {
 		if errors.Is(err, model.ErrCorrupt) {
 			return offset > 0, errors.Join(err, w.Discard())
 		}
 		return offset > 0, errors.Join(err, w.Close())
 	}
 	return offset > 0, nil
+}
+
+// announced tells that a blob's bytes were verified before it is committed.
+type announced struct {
+	*store.Writer
+	verified func() error
+}
+
+// Commit implements ingest.File.
+func (a announced) Commit() error {
+	if err := a.verified(); err != nil {
+		return err
+	}
+	return a.Writer.Commit()
 }
 
 func (p *Puller) direct(bytes int64) bool {

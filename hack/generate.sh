@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Writes what is derived from something else: deploy/model-csi.yaml from the chart, the chart's table of values, the
-# table of settings in docs/operations.md, and the pod in README.md. With --check it changes nothing and fails when
+# table of settings in docs/operations.md, and the pod and the formats in README.md. With --check it changes nothing and fails when
 # something is out of date.
 # usage: hack/generate.sh [--check] HELM HELM-DOCS
 set -euo pipefail
@@ -66,9 +66,12 @@ manifests | put deploy/model-csi.yaml
 } | between README.md deploy/examples/inline-volume.yaml >"$out/readme"
 put README.md <"$out/readme"
 
-if $check; then
-  go test -count=1 ./pkg/config -run '^TestDocumentation$' >"$out/settings" || { cat "$out/settings" >&2; touch "$out/stale"; }
-else
-  go test -count=1 ./pkg/config -run '^TestDocumentation$' -update
-fi
+# The settings in docs/operations.md and the formats in README.md.
+for package in ./pkg/config ./pkg/format; do
+  if $check; then
+    go test -count=1 "$package" -run '^TestDocumentation$' >"$out/test" || { cat "$out/test" >&2; touch "$out/stale"; }
+  else
+    go test -count=1 "$package" -run '^TestDocumentation$' -update
+  fi
+done
 [ ! -e "$out/stale" ]

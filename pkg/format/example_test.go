@@ -58,5 +58,5 @@ func ExampleNames() {
 		}
 	}
 	// Output:
-	// | ollama | Ollama models from registry.ollama.ai, hf.co or any registry: as named files, or as the directory that OLLAMA_MODELS names |
+	// | ollama | Ollama models in any OCI registry, as named files: model.gguf, mmproj.gguf, template and so on |
 }

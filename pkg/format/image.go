@@ -13,7 +13,7 @@ import (
 
 var image = format{
 	name: "image",
-	reads: "OCI and Docker images: the whole root file system as a Kubernetes image volume shows it, or its model directory; " +
+	reads: "OCI and Docker images: the whole root file system as a Kubernetes image volume shows it; " +
 		"KServe modelcars, olot, AIKit and RamaLama images; zstd:chunked and eStargz",
 	detect: isImage,
 	parse: func(m *manifest) (Plan, error) {

@@ -23,8 +23,8 @@ const MaxParents = 10
 
 var kitOps = format{
 	name: "kitops",
-	reads: "KitOps ModelKits of all versions: tar and raw, compressed or not, model parts, parent ModelKits, " +
-		"indexes with labels; the Kitfile is at the root",
+	reads: "KitOps ModelKits of all versions: tar and raw, compressed or not, model parts, parent ModelKits; " +
+		"the Kitfile is at the root",
 	detect: func(m *manifest) bool { return m.hasPrefix(prefixKitOps) },
 	parse:  parseKitOps,
 }

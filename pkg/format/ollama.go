@@ -13,9 +13,8 @@ import (
 const prefixOllama = "application/vnd.ollama.image."
 
 var ollama = format{
-	name: "ollama",
-	reads: "Ollama models from registry.ollama.ai, hf.co or any registry: as named files, or as the directory that " +
-		"OLLAMA_MODELS names",
+	name:  "ollama",
+	reads: "Ollama models in any OCI registry, as named files: model.gguf, mmproj.gguf, template and so on",
 	detect: func(m *manifest) bool {
 		for _, l := range m.Layers {
 			if strings.HasPrefix(l.MediaType, prefixOllama) {

@@ -204,6 +204,7 @@ func (n *node) serveHTTP(ctx context.Context, metrics *telemetry.Metrics) error 
 	if err != nil {
 		return fmt.Errorf("http-address %s: %w", n.config.HTTPAddress, err)
 	}
+	n.log.Info("health and metrics are served", "address", listener.Addr().String())
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: stopTimeout}
 	stopped := make(chan error, 1)
 	go func() {

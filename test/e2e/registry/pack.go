@@ -1,0 +1,163 @@
+package registry
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"path"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/registry/remote"
+	"oras.land/oras-go/v2/registry/remote/auth"
+)
+
+// File is a file of a model.
+type File struct {
+	Path string
+	Data []byte
+	Mode int64 // permission bits; 0 is 0644
+}
+
+// Digest is the file's digest, which is also that of its layer in an artifact.
+func (f File) Digest() string { return digest.FromBytes(f.Data).String() }
+
+func (f File) mode() int64 {
+	if f.Mode == 0 {
+		return 0o644
+	}
+	return f.Mode
+}
+
+// Media types of the CNCF ModelPack specification.
+const (
+	modelArtifact = "application/vnd.cncf.model.manifest.v1+json"
+	modelConfig   = "application/vnd.cncf.model.config.v1+json"
+	modelWeights  = "application/vnd.cncf.model.weight.v1.raw"
+)
+
+// PushModel packs files as a ModelPack artifact, one raw layer each, and returns the manifest's digest. ca is what the
+// client trusts.
+func (r *Registry) PushModel(ctx context.Context, ca *x509.CertPool, repository, tag string, files []File) (string, error) {
+	repo, err := r.client(ca, repository)
+	if err != nil {
+		return "", err
+	}
+	var layers []v1.Descriptor
+	var diffIDs []digest.Digest
+	for _, f := range files {
+		layer, err := push(ctx, repo, modelWeights, f.Data)
+		if err != nil {
+			return "", err
+		}
+		metadata, err := json.Marshal(map[string]any{
+			"name": path.Base(f.Path), "mode": f.mode(), "uid": 0, "gid": 0, "size": len(f.Data),
+			"mtime": "2025-01-01T00:00:00Z", "typeflag": 0,
+		})
+		if err != nil {
+			return "", err
+		}
+		layer.Annotations = map[string]string{
+			"org.cncf.model.filepath": f.Path, "org.cncf.model.file.metadata+json": string(metadata),
+		}
+		layers, diffIDs = append(layers, layer), append(diffIDs, layer.Digest)
+	}
+	config, err := pushJSON(ctx, repo, modelConfig, map[string]any{
+		"descriptor": map[string]any{"createdAt": "2025-01-01T00:00:00Z", "name": path.Base(repository)},
+		"modelfs":    map[string]any{"type": "layers", "diffIds": diffIDs}, "config": map[string]any{},
+	})
+	if err != nil {
+		return "", err
+	}
+	return r.manifest(ctx, repo, tag, v1.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest, ArtifactType: modelArtifact,
+		Config: config, Layers: layers,
+	})
+}
+
+// PushImage packs files as a container image of one layer, and returns the manifest's digest.
+func (r *Registry) PushImage(ctx context.Context, ca *x509.CertPool, repository, tag string, files []File) (string, error) {
+	repo, err := r.client(ca, repository)
+	if err != nil {
+		return "", err
+	}
+	var buf bytes.Buffer
+	archive := tar.NewWriter(&buf)
+	for _, f := range files {
+		header := &tar.Header{Name: f.Path, Mode: f.mode(), Size: int64(len(f.Data)), ModTime: time.Unix(1735689600, 0)}
+		if err := archive.WriteHeader(header); err != nil {
+			return "", err
+		}
+		if _, err := archive.Write(f.Data); err != nil {
+			return "", err
+		}
+	}
+	if err := archive.Close(); err != nil {
+		return "", err
+	}
+	layer, err := push(ctx, repo, v1.MediaTypeImageLayer, buf.Bytes())
+	if err != nil {
+		return "", err
+	}
+	config, err := pushJSON(ctx, repo, v1.MediaTypeImageConfig, v1.Image{
+		Platform: v1.Platform{Architecture: "amd64", OS: "linux"},
+		RootFS:   v1.RootFS{Type: "layers", DiffIDs: []digest.Digest{layer.Digest}},
+	})
+	if err != nil {
+		return "", err
+	}
+	return r.manifest(ctx, repo, tag, v1.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest, Config: config,
+		Layers: []v1.Descriptor{layer},
+	})
+}
+
+func (r *Registry) client(ca *x509.CertPool, repository string) (*remote.Repository, error) {
+	repo, err := remote.NewRepository(r.Address + "/" + repository)
+	if err != nil {
+		return nil, err
+	}
+	repo.Client = &auth.Client{
+		Cache:  auth.NewCache(),
+		Client: &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: ca, MinVersion: tls.VersionTLS12}}},
+		Credential: func(context.Context, string) (auth.Credential, error) {
+			return auth.Credential{Username: r.User, Password: r.Password}, nil
+		},
+	}
+	return repo, nil
+}
+
+func (r *Registry) manifest(ctx context.Context, repo *remote.Repository, tag string, m v1.Manifest) (string, error) {
+	data, err := json.Marshal(m)
+	if err != nil {
+		return "", err
+	}
+	d := v1.Descriptor{MediaType: m.MediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
+	if err := repo.PushReference(ctx, d, bytes.NewReader(data), tag); err != nil {
+		return "", fmt.Errorf("push %s: %w", repo.Reference, err)
+	}
+	return d.Digest.String(), nil
+}
+
+func pushJSON(ctx context.Context, repo *remote.Repository, mediaType string, v any) (v1.Descriptor, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return v1.Descriptor{}, err
+	}
+	return push(ctx, repo, mediaType, data)
+}
+
+func push(ctx context.Context, repo *remote.Repository, mediaType string, data []byte) (v1.Descriptor, error) {
+	d := v1.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
+	if err := repo.Push(ctx, d, bytes.NewReader(data)); err != nil {
+		return d, fmt.Errorf("push a blob to %s: %w", repo.Reference, err)
+	}
+	return d, nil
+}

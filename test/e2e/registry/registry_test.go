@@ -1,0 +1,89 @@
+package registry_test
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"io"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/model-csi/model-csi/test/e2e/cluster"
+	"github.com/model-csi/model-csi/test/e2e/registry"
+)
+
+const repository = "models/test"
+
+// start starts a registry on loopback with one model in it, and returns a client that trusts it.
+func start(t *testing.T, user, password string, file registry.File) (*registry.Registry, *http.Client) {
+	t.Helper()
+	ca, err := cluster.NewCA("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := ca.ServerTLS("127.0.0.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := registry.Start(registry.Options{Address: "127.0.0.1:0", TLS: server, Dir: t.TempDir(), User: user, Password: password})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.Close() })
+	trust := x509.NewCertPool()
+	trust.AppendCertsFromPEM(ca.PEM)
+	if _, err := r.PushModel(t.Context(), trust, repository, "v1", []registry.File{file}); err != nil {
+		t.Fatal(err)
+	}
+	return r, &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: trust, MinVersion: tls.VersionTLS12}}}
+}
+
+// get fetches a blob and returns the digest of what came.
+func get(t *testing.T, client *http.Client, r *registry.Registry, digest string) (status int, got string) {
+	t.Helper()
+	answer, err := client.Get("https://" + r.Address + "/v2/" + repository + "/blobs/" + digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	hash := sha256.New()
+	if _, err := io.Copy(hash, answer.Body); err != nil {
+		t.Fatal(err)
+	}
+	return answer.StatusCode, "sha256:" + hex.EncodeToString(hash.Sum(nil))
+}
+
+func TestCountsCorruptsAndThrottles(t *testing.T) {
+	file := registry.File{Path: "weights", Data: make([]byte, 64<<10)}
+	r, client := start(t, "", "", file)
+	if status, got := get(t, client, r, file.Digest()); status != http.StatusOK || got != file.Digest() {
+		t.Fatalf("status %d, digest %s", status, got)
+	}
+	if sent := r.Blob(file.Digest()); sent != (registry.Traffic{Requests: 1, Bytes: 64 << 10}) {
+		t.Errorf("after one request the count is %+v", sent)
+	}
+	r.Throttle(repository, 128<<10)
+	began := time.Now()
+	get(t, client, r, file.Digest())
+	if took := time.Since(began); took < 300*time.Millisecond {
+		t.Errorf("64 KiB at 128 KiB/s took %s", took)
+	}
+	r.Throttle(repository, 0)
+	r.Corrupt(file.Digest())
+	if status, got := get(t, client, r, file.Digest()); status != http.StatusOK || got == file.Digest() {
+		t.Errorf("the corrupt blob came with status %d and digest %s", status, got)
+	}
+}
+
+func TestAsksForThePassword(t *testing.T) {
+	file := registry.File{Path: "weights", Data: []byte("secret")}
+	r, client := start(t, "reader", "password", file)
+	if status, _ := get(t, client, r, file.Digest()); status != http.StatusUnauthorized {
+		t.Errorf("without a password the status is %d", status)
+	}
+	if sent := r.Blob(file.Digest()); sent.Bytes != 0 {
+		t.Errorf("%d bytes were counted for a refusal", sent.Bytes)
+	}
+}

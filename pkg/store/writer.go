@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +21,9 @@ const (
 	checkpointSuffix = ".json"
 	// directAlignment of offset, length and memory suits every block device in use; O_DIRECT refuses less.
 	directAlignment = 4096
+	// allocateFrom is the size in bytes from which on space is taken in advance. Below, a full disk is found out soon
+	// enough, and what was allocated in advance takes a second journal write when it is synced.
+	allocateFrom = 1 << 20
 	// statBlock is the unit of st_blocks, whatever the filesystem's block size is.
 	statBlock = 512
 )
@@ -69,7 +73,7 @@ func aligned(p []byte) bool {
 
 // allocate takes the space of size bytes from the filesystem now, where it can.
 func (o *output) allocate(size int64) error {
-	if size <= 0 {
+	if size < allocateFrom {
 		return nil
 	}
 	err := unix.Fallocate(int(o.file.Fd()), 0, 0, size)
@@ -102,11 +106,13 @@ func (o *output) close() error {
 // not. Either Commit or Close ends it; Close after Commit does nothing.
 type Writer struct {
 	output
-	store *Store
-	blob  model.Blob
-	path  string
-	from  checkpoint
-	done  bool
+	store     *Store
+	blob      model.Blob
+	path      string
+	from      checkpoint
+	published bool
+	saved     atomic.Bool // a checkpoint may be on disk
+	done      bool
 }
 
 // WriterOptions of NewWriter. The zero value writes through the page cache.
@@ -119,8 +125,7 @@ type WriterOptions struct {
 }
 
 // NewWriter opens the unfinished blob, or begins it, and allocates its space, so that a full disk is found out before
-// the first byte: model.ErrNoSpace. Only one writer of a blob from one
-// origin is open at a time: model.ErrConflict.
+// the first byte: model.ErrNoSpace. Only one writer of a blob from one origin is open at a time: model.ErrConflict.
 func (s *Store) NewWriter(b model.Blob, o WriterOptions) (*Writer, error) {
 	if _, err := model.ParseDigest(b.Digest.String()); err != nil {
 		return nil, err
@@ -140,14 +145,16 @@ func (s *Store) NewWriter(b model.Blob, o WriterOptions) (*Writer, error) {
 }
 
 func (w *Writer) open(o WriterOptions) (err error) {
-	w.from = readCheckpoint(w.path)
+	var found bool
+	w.from, found = readCheckpoint(w.path)
+	w.saved.Store(found)
 	if w.from.Blob != w.blob || w.from.Offset > w.blob.Size {
 		w.from = checkpoint{}
 	}
 	// A checkpoint that is not accepted must be gone before the first byte is written over what it describes.
 	defer func() {
-		if err == nil && w.from.Offset == 0 {
-			err = atomicfile.Remove(w.path + checkpointSuffix)
+		if err == nil && found && w.from.Offset == 0 {
+			err = w.dropCheckpoint()
 		}
 	}()
 	if w.file, err = os.OpenFile(w.path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600); err != nil {
@@ -182,14 +189,21 @@ func (w *Writer) Checkpoint(offset int64, state []byte) error {
 	if err != nil {
 		return err
 	}
+	w.saved.Store(true)
 	return spaceError(atomicfile.Write(w.path+checkpointSuffix, data))
+}
+
+func (w *Writer) dropCheckpoint() error {
+	if !w.saved.Swap(false) {
+		return nil
+	}
+	return atomicfile.Remove(w.path + checkpointSuffix)
 }
 
 // Discard forgets every byte: they turned out to be wrong.
 func (w *Writer) Discard() error {
 	w.from = checkpoint{}
-	err := errors.Join(atomicfile.Remove(w.path+checkpointSuffix), atomicfile.Remove(w.path))
-	return errors.Join(err, w.Close())
+	return errors.Join(w.dropCheckpoint(), w.Close())
 }
 
 // Commit publishes the blob. The caller has written every byte and found the digest right. After Commit the blob is
@@ -202,10 +216,8 @@ func (w *Writer) Commit() error {
 	if err != nil {
 		return fmt.Errorf("commit blob %s: %w", w.blob.Digest, spaceError(err))
 	}
-	if err := os.Remove(w.path + checkpointSuffix); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return w.Close()
+	w.published = true
+	return errors.Join(w.dropCheckpoint(), w.Close())
 }
 
 // Close ends the writer and keeps what a checkpoint covers for the next one. A file without a checkpoint is removed.
@@ -215,7 +227,7 @@ func (w *Writer) Close() error {
 	}
 	w.done = true
 	err := w.close()
-	if _, statErr := os.Stat(w.path + checkpointSuffix); errors.Is(statErr, os.ErrNotExist) {
+	if !w.published && !w.saved.Load() {
 		if removeErr := os.Remove(w.path); !errors.Is(removeErr, os.ErrNotExist) {
 			err = errors.Join(err, removeErr)
 		}
@@ -290,13 +302,17 @@ func (sc *Scratch) Close() error {
 	return errors.Join(sc.close(), os.Remove(sc.file.Name()))
 }
 
-func readCheckpoint(part string) checkpoint {
-	var c checkpoint
+// readCheckpoint returns the checkpoint of an unfinished blob, the zero one if it cannot be used, and whether there is
+// one at all.
+func readCheckpoint(part string) (c checkpoint, found bool) {
 	data, err := os.ReadFile(part + checkpointSuffix)
-	if err != nil || json.Unmarshal(data, &c) != nil {
-		return checkpoint{}
+	if err != nil {
+		return checkpoint{}, !errors.Is(err, os.ErrNotExist)
 	}
-	return c
+	if json.Unmarshal(data, &c) != nil {
+		return checkpoint{}, true
+	}
+	return c, true
 }
 
 // recoverIngest removes what cannot be resumed.

@@ -68,9 +68,12 @@ func TestAHundredPodsShareOneTransfer(t *testing.T) {
 // TestNothingPilesUp: a pull leaves no goroutine, no file and no connection behind in the daemon.
 func TestNothingPilesUp(t *testing.T) {
 	w := newWorld(t, registry.Options{}, "--http-address", "127.0.0.1:0")
-	served := regexp.MustCompile(`"health and metrics are served" address=(\S+)`).FindStringSubmatch(w.node.Log())
-	if served == nil {
-		t.Fatalf("the log does not say where metrics are:\n%s", w.node.Log())
+	var served []string
+	for deadline := time.Now().Add(10 * time.Second); served == nil; time.Sleep(10 * time.Millisecond) {
+		served = regexp.MustCompile(`"health and metrics are served" address=(\S+)`).FindStringSubmatch(w.node.Log())
+		if time.Now().After(deadline) {
+			t.Fatalf("the log does not say where metrics are:\n%s", w.node.Log())
+		}
 	}
 	address := served[1]
 	pull := func(i int) {

@@ -31,7 +31,7 @@ connections-per-host: {{ int .Values.pull.connectionsPerHost }}
 {{- $dir := printf "/etc/model-csi/registries/%s" $host }}
 {{ $key }}.hosts.toml: |
   {{- if ne $host "_default" }}
-  server = {{ printf "%s://%s" (ternary "http" "https" (default false $r.plainHTTP)) $host | quote }}
+  server = {{ default (printf "%s://%s" (ternary "http" "https" (default false $r.plainHTTP)) $host) $r.server | quote }}
   {{- end }}
   {{- if $r.ca }}
   ca = {{ printf "%s/ca.crt" $dir | quote }}

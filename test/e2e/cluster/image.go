@@ -39,8 +39,8 @@ type ImageFile struct {
 	UID, GID int
 }
 
-// BusyboxName is the name of the image of test pods.
-const BusyboxName = "model-csi.test/busybox:e2e"
+// BusyboxName is the name of the image of test pods: the one that the README's pod asks for.
+const BusyboxName = "docker.io/library/busybox:1.37"
 
 // Busybox is the image of test pods: a shell and the usual programs, sha256sum among them.
 func Busybox(busybox string) Image {

@@ -111,10 +111,12 @@ func (p *Product) Install(ctx context.Context, tag string) error {
 	values := p.Dir("values.yaml")
 	var text strings.Builder
 	fmt.Fprintf(&text, "image: {repository: %s, tag: %s, pullPolicy: Never}\nlog: {level: debug}\nregistries:\n", ImageRepository, tag)
+	ca := strings.ReplaceAll(strings.TrimSpace(string(p.CA.PEM)), "\n", "\n      ")
 	for _, r := range []*registry.Registry{p.Public, p.Private} {
-		ca := strings.ReplaceAll(strings.TrimSpace(string(p.CA.PEM)), "\n", "\n      ")
 		fmt.Fprintf(&text, "  %q:\n    ca: |\n      %s\n", r.Address, ca)
 	}
+	// The registry that the README's pod names is the public one, so that the pod runs here as it stands there.
+	fmt.Fprintf(&text, "  registry.example.com:\n    server: https://%s\n    ca: |\n      %s\n", p.Public.Address, ca)
 	if err := os.WriteFile(values, []byte(text.String()), 0o600); err != nil {
 		return err
 	}

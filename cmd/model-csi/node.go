@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
-	"net/http"
 	"path/filepath"
 	"time"
 
@@ -165,7 +163,7 @@ func (n *node) serve(ctx context.Context, metrics *telemetry.Metrics) error {
 	group.Go(func() error { return admin.NewServer(n.config.Root, n, n.log).Run(ctx) })
 	group.Go(func() error { return n.relieve(ctx) })
 	if n.config.HTTPAddress != "" {
-		group.Go(func() error { return n.serveHTTP(ctx, metrics) })
+		group.Go(func() error { return metrics.Serve(ctx, n.config.HTTPAddress, n.driver.HealthHandler(), n.log) })
 	}
 	err := group.Wait()
 	n.log.Info("stopped", "error", err)
@@ -188,35 +186,6 @@ func (n *node) relieve(ctx context.Context) error {
 			return nil
 		}
 	}
-}
-
-// stopTimeout is how long running HTTP requests may take when the daemon stops.
-const stopTimeout = 5 * time.Second
-
-// serveHTTP serves health and metrics.
-func (n *node) serveHTTP(ctx context.Context, metrics *telemetry.Metrics) error {
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", metrics.Handler())
-	health := n.driver.HealthHandler()
-	mux.Handle("GET /healthz", health)
-	mux.Handle("GET /readyz", health)
-	listener, err := net.Listen("tcp", n.config.HTTPAddress)
-	if err != nil {
-		return fmt.Errorf("http-address %s: %w", n.config.HTTPAddress, err)
-	}
-	n.log.Info("health and metrics are served", "address", listener.Addr().String())
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: stopTimeout}
-	stopped := make(chan error, 1)
-	go func() {
-		<-ctx.Done()
-		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
-		defer cancel()
-		stopped <- server.Shutdown(stop)
-	}()
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("http-address %s: %w", n.config.HTTPAddress, err)
-	}
-	return <-stopped
 }
 
 // Status implements admin.Daemon.

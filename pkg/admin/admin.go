@@ -14,10 +14,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/model-csi/model-csi/pkg/internal/serve"
 	"github.com/model-csi/model-csi/pkg/model"
 	"github.com/model-csi/model-csi/pkg/pull"
 	"github.com/model-csi/model-csi/pkg/store"
@@ -54,9 +54,6 @@ func NewServer(root string, d Daemon, log *slog.Logger) *Server {
 	return &Server{root: root, daemon: d, log: log}
 }
 
-// stopTimeout is how long running requests may take when the daemon stops.
-const stopTimeout = 5 * time.Second
-
 // Run serves until ctx ends. The state root's lock says that no other process has the socket.
 func (s *Server) Run(ctx context.Context) error {
 	path := filepath.Join(s.root, socketName)
@@ -67,18 +64,10 @@ func (s *Server) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("admin socket: %w", err)
 	}
-	server := &http.Server{Handler: s.handler(), ReadHeaderTimeout: stopTimeout}
-	stopped := make(chan error, 1)
-	go func() {
-		<-ctx.Done()
-		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
-		defer cancel()
-		stopped <- server.Shutdown(stop)
-	}()
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+	if err := serve.HTTP(ctx, listener, s.handler()); err != nil {
 		return fmt.Errorf("admin socket: %w", err)
 	}
-	return <-stopped
+	return nil
 }
 
 // listen makes the socket in a directory that only root can enter, so that its mode is never wider for a moment.

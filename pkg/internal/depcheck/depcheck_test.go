@@ -26,7 +26,7 @@ var arrows = map[string][]string{
 	"pkg/credential":        nil,
 	"pkg/format":            nil,
 	"pkg/grant":             nil,
-	"pkg/ingest":            {"pkg/source"},
+	"pkg/ingest":            nil,
 	"pkg/mount":             nil,
 	"pkg/mount/mounttest":   {"pkg/mount"},
 	"pkg/pack":              nil,

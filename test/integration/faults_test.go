@@ -127,9 +127,10 @@ func TestCorruptedBlobsAreRefused(t *testing.T) {
 }
 
 func TestTokensAndURLsThatExpireDuringAPull(t *testing.T) {
-	w := newWorld(t, registry.Options{Users: map[string]string{"puller": "canary-password"}, TokenTTL: 400 * time.Millisecond, CDNTTL: 300 * time.Millisecond})
+	w := newWorld(t, registry.Options{Users: map[string]string{"puller": "canary-password"}, TokenTTL: time.Hour, CDNTTL: 300 * time.Millisecond})
 	files := []artifact.File{artifact.Random("a.safetensors", 40<<20, 1), artifact.Random("b.safetensors", 40<<20, 2)}
 	reference, _ := w.push("m/private", files, artifact.Options{User: "puller", Password: "canary-password"})
+	w.registry.SetTokenTTL(400 * time.Millisecond)
 	w.registry.SetPace(8 << 20)
 	v := volume("csi-private", reference)
 	v.Secrets = map[string]string{"username": "puller", "password": "canary-password"}

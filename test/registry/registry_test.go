@@ -155,7 +155,7 @@ func TestPaceLimitsEachConnection(t *testing.T) {
 	if _, _, err := get(t.Context(), url, 0, size-1); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(began); took < 300*time.Millisecond || took > 2*time.Second {
+	if took := time.Since(began); took < 300*time.Millisecond || took > 20*time.Second {
 		t.Errorf("1 MiB at 2 MiB/s took %s", took)
 	}
 }
@@ -187,7 +187,7 @@ func TestBasicAuthentication(t *testing.T) {
 }
 
 func TestContentDeliveryURLsExpire(t *testing.T) {
-	r, url, content := start(t, registry.Options{CDNTTL: 200 * time.Millisecond})
+	r, url, content := start(t, registry.Options{CDNTTL: 2 * time.Second})
 	p, _, err := get(t.Context(), url, 0, 9)
 	if err != nil || p.StatusCode != http.StatusTemporaryRedirect {
 		t.Fatalf("%v, %v", p, err)
@@ -196,7 +196,7 @@ func TestContentDeliveryURLsExpire(t *testing.T) {
 	if _, body, err := get(t.Context(), where, 0, 9); err != nil || !bytes.Equal(body, content[:10]) {
 		t.Errorf("%x, %v", body, err)
 	}
-	time.Sleep(210 * time.Millisecond)
+	time.Sleep(2100 * time.Millisecond)
 	if p, _, err = get(t.Context(), where, 0, 9); err != nil || p.StatusCode != http.StatusForbidden {
 		t.Errorf("expired: %v, %v", p, err)
 	}

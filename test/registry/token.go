@@ -17,9 +17,9 @@ const tokenPath = "/token"
 type tokens struct {
 	realm string
 	users map[string]string
-	ttl   time.Duration
 
 	mu     sync.Mutex
+	ttl    time.Duration
 	issued map[string]grant
 }
 
@@ -42,6 +42,14 @@ func (r *Registry) ExpireTokens() {
 	clear(r.tokens.issued)
 }
 
+// SetTokenTTL lets the tokens that are issued from now on live so long. Those of before are worthless.
+func (r *Registry) SetTokenTTL(ttl time.Duration) {
+	r.tokens.mu.Lock()
+	r.tokens.ttl = ttl
+	r.tokens.mu.Unlock()
+	r.ExpireTokens()
+}
+
 func (t *tokens) serve(w http.ResponseWriter, q *http.Request) {
 	user, password, given := q.BasicAuth()
 	if q.Method == http.MethodPost {
@@ -53,13 +61,14 @@ func (t *tokens) serve(w http.ResponseWriter, q *http.Request) {
 	}
 	token := rand.Text()
 	t.mu.Lock()
-	t.issued[token] = grant{scopes: slices.Concat(strings.Fields(strings.Join(q.URL.Query()["scope"], " ")), strings.Fields(q.PostFormValue("scope"))), expires: time.Now().Add(t.ttl)}
+	ttl := t.ttl
+	t.issued[token] = grant{scopes: slices.Concat(strings.Fields(strings.Join(q.URL.Query()["scope"], " ")), strings.Fields(q.PostFormValue("scope"))), expires: time.Now().Add(ttl)}
 	t.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(map[string]any{
 		"token": token, "access_token": token, "issued_at": time.Now().UTC().Format(time.RFC3339),
 		// The distribution specification's minimum; the token may live shorter, as if it had been revoked.
-		"expires_in": max(60, int(t.ttl.Seconds())),
+		"expires_in": max(60, int(ttl.Seconds())),
 	})
 }
 

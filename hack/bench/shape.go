@@ -19,6 +19,8 @@ type shape struct {
 	spoil func(*registry.Registry)
 	// read adds a reader: the time ends when everything has been read once in sequence and touched once through mmap.
 	read bool
+	// disk is the rate, in bytes a second, to which the disk is slowed down; 0 leaves it as fast as it is.
+	disk int64
 	// takes says which tools take part; nil means all.
 	takes func(tool string) bool
 	// custom measures something else than pulls.
@@ -72,6 +74,7 @@ var shapes = []shape{
 			r.Inject(registry.Rule{Kind: registry.KindBlob}, registry.ResetEvery(1600*mib))
 		}},
 	{name: "reader", title: "four raw layers of 1 GiB, pulled, then read in sequence and touched by mmap", files: large(4, gib), read: true, takes: noLimit},
+	{name: "disk", title: "four raw layers of 512 MiB to a disk that writes 100 MB/s", files: large(4, 512*mib), disk: 100_000_000, takes: noImage},
 	{name: "warm", title: "publish of a cached model", files: large(4, 64*mib), custom: measureWarm},
 }
 

@@ -257,21 +257,27 @@ func sums(files []registry.File) string {
 	return strings.Join(lines, "\n")
 }
 
-// checkModel proves that a pod sees exactly these files, with the right bytes.
+// checkModel proves that a pod sees exactly these files, with the right bytes, in its model.
 func checkModel(t *testing.T, pod *corev1.Pod, files []registry.File) {
 	t.Helper()
+	checkFiles(t, pod, modelMount, files)
+}
+
+// checkFiles does so for any directory.
+func checkFiles(t *testing.T, pod *corev1.Pod, dir string, files []registry.File) {
+	t.Helper()
 	got := map[string]bool{}
-	for line := range strings.Lines(mustShell(t, pod, "cd "+modelMount+" && find . -type f | xargs sha256sum")) {
+	for line := range strings.Lines(mustShell(t, pod, "cd "+dir+" && find . -type f | xargs sha256sum")) {
 		got[strings.TrimSpace(line)] = true
 	}
 	for line := range strings.Lines(sums(files)) {
 		if line = strings.TrimSpace(line); !got[line] {
-			t.Errorf("pod %s: %s is missing or differs", pod.Name, line)
+			t.Errorf("pod %s: %s: %s is missing or differs", pod.Name, dir, line)
 		}
 		delete(got, line)
 	}
 	for line := range got {
-		t.Errorf("pod %s: %s is not of the model", pod.Name, line)
+		t.Errorf("pod %s: %s: %s is not of the model", pod.Name, dir, line)
 	}
 }
 

@@ -36,6 +36,8 @@ func TestScenarios(t *testing.T) {
 					"persistent volume":        persistentVolume,
 					"examples":                 examples,
 					"hardening":                hardening,
+					"every format":             formats,
+					"two namespaces":           twoNamespaces,
 				} {
 					t.Run(name, func(t *testing.T) { t.Parallel(); scenario(t) })
 				}
@@ -89,15 +91,7 @@ func privateArtifact(t *testing.T) {
 		t.Errorf("the registry was asked for blobs without credentials: %+v", sent)
 	}
 
-	secret := &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Name: "registry", Namespace: ns},
-		Type:       corev1.SecretTypeDockerConfigJson,
-		StringData: map[string]string{corev1.DockerConfigJsonKey: fmt.Sprintf(`{"auths": {%q: {"username": %q, "password": %q}}}`,
-			env.Private.Address, env.Private.User, env.Private.Password)},
-	}
-	if _, err := env.Client.CoreV1().Secrets(ns).Create(t.Context(), secret, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	registrySecret(t, ns, env.Private.Password)
 	source := volume(reference)
 	source.CSI.NodePublishSecretRef = &corev1.LocalObjectReference{Name: "registry"}
 	checkModel(t, start(t, newPod(ns, "with", source)), files)

@@ -84,39 +84,77 @@ func (r *Registry) PushModel(ctx context.Context, ca *x509.CertPool, repository,
 
 // PushImage packs files as a container image of one layer, and returns the manifest's digest.
 func (r *Registry) PushImage(ctx context.Context, ca *x509.CertPool, repository, tag string, files []File) (string, error) {
+	layer, err := Tar(files)
+	if err != nil {
+		return "", err
+	}
+	config, err := json.Marshal(v1.Image{
+		Platform: v1.Platform{Architecture: "amd64", OS: "linux"},
+		RootFS:   v1.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(layer)}},
+	})
+	if err != nil {
+		return "", err
+	}
+	return r.PushArtifact(ctx, ca, repository, tag, Artifact{
+		ConfigType: v1.MediaTypeImageConfig, Config: config, Layers: []Layer{{MediaType: v1.MediaTypeImageLayer, Data: layer}},
+	})
+}
+
+// Artifact is a manifest as some tool writes it, with its blobs.
+type Artifact struct {
+	MediaType    string // of the manifest; empty for that of an OCI image manifest
+	ArtifactType string
+	ConfigType   string
+	Config       []byte
+	Layers       []Layer
+}
+
+// Layer is a blob of an artifact.
+type Layer struct {
+	MediaType   string
+	Annotations map[string]string
+	Data        []byte
+}
+
+// PushArtifact pushes the blobs and the manifest, and returns the manifest's digest.
+func (r *Registry) PushArtifact(ctx context.Context, ca *x509.CertPool, repository, tag string, a Artifact) (string, error) {
 	repo, err := r.client(ca, repository)
 	if err != nil {
 		return "", err
 	}
+	m := v1.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: a.MediaType, ArtifactType: a.ArtifactType}
+	if m.MediaType == "" {
+		m.MediaType = v1.MediaTypeImageManifest
+	}
+	if m.Config, err = push(ctx, repo, a.ConfigType, a.Config); err != nil {
+		return "", err
+	}
+	for _, l := range a.Layers {
+		layer, err := push(ctx, repo, l.MediaType, l.Data)
+		if err != nil {
+			return "", err
+		}
+		layer.Annotations = l.Annotations
+		m.Layers = append(m.Layers, layer)
+	}
+	return r.manifest(ctx, repo, tag, m)
+}
+
+// Tar is a tar of the files.
+func Tar(files []File) ([]byte, error) {
 	var buf bytes.Buffer
 	archive := tar.NewWriter(&buf)
 	for _, f := range files {
 		header := &tar.Header{Name: f.Path, Mode: f.mode(), Size: int64(len(f.Data)), ModTime: time.Unix(1735689600, 0)}
 		if err := archive.WriteHeader(header); err != nil {
-			return "", err
+			return nil, err
 		}
 		if _, err := archive.Write(f.Data); err != nil {
-			return "", err
+			return nil, err
 		}
 	}
-	if err := archive.Close(); err != nil {
-		return "", err
-	}
-	layer, err := push(ctx, repo, v1.MediaTypeImageLayer, buf.Bytes())
-	if err != nil {
-		return "", err
-	}
-	config, err := pushJSON(ctx, repo, v1.MediaTypeImageConfig, v1.Image{
-		Platform: v1.Platform{Architecture: "amd64", OS: "linux"},
-		RootFS:   v1.RootFS{Type: "layers", DiffIDs: []digest.Digest{layer.Digest}},
-	})
-	if err != nil {
-		return "", err
-	}
-	return r.manifest(ctx, repo, tag, v1.Manifest{
-		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageManifest, Config: config,
-		Layers: []v1.Descriptor{layer},
-	})
+	err := archive.Close()
+	return buf.Bytes(), err
 }
 
 func (r *Registry) client(ca *x509.CertPool, repository string) (*remote.Repository, error) {

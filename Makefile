@@ -17,7 +17,7 @@ HELM          := $(TOOLS)/helm@v4.3.1
 HELM_DOCS     := $(TOOLS)/helm-docs@v1.14.2
 
 .DEFAULT_GOAL := help
-.PHONY: help build cross demo test lint fuzz image e2e cluster cluster-down bench chart generate check-generated tools clean
+.PHONY: help build cross demo test lint fuzz image e2e cluster cluster-down bench bench-docs chart generate check-generated tools clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ cluster-down: root ## Remove what make cluster left running
 
 bench: build root ## Measure pulls and publishes (root)
 	cd hack && go run ./bench -binary ../bin/model-csi
+
+bench-docs: build root ## Measure, and write the figures and the chart into docs/performance.md (root)
+	cd hack && go run ./bench -binary ../bin/model-csi -docs ../docs
 
 chart: $(HELM) ## Lint the Helm chart and render it with every values file of its ci directory
 	hack/chart.sh $(HELM)

@@ -26,6 +26,7 @@ type options struct {
 	tools  []string
 	dir    string
 	out    string
+	docs   string
 	scale  float64
 }
 
@@ -38,6 +39,7 @@ func main() {
 	flag.StringVar(&tools, "tools", "", "comma-separated `names` of tools to measure (default all: "+strings.Join(toolNames(), ",")+")")
 	flag.StringVar(&o.dir, "dir", "", "`directory` on the disk to write to (default: the temporary directory)")
 	flag.StringVar(&o.out, "out", "../dist/bench", "`directory` for bench.json and bench.svg")
+	flag.StringVar(&o.docs, "docs", "", "`directory` with performance.md, to write the figures and the chart into")
 	flag.Float64Var(&o.scale, "scale", 1, "factor on the size of all models, to try things out")
 	flag.Parse()
 	o.shapes, o.tools = list(shapes, shapeNames()), list(tools, toolNames())
@@ -89,6 +91,11 @@ func run(ctx context.Context, o options) (err error) {
 		fmt.Print(result.text())
 		// What is there already is written after every shape: a long run may be cut short.
 		if err := report.write(o.out); err != nil {
+			return err
+		}
+	}
+	if o.docs != "" {
+		if err := report.document(o.docs); err != nil {
 			return err
 		}
 	}

@@ -15,6 +15,7 @@ for values in "$chart"/ci/*-values.yaml; do
   "$helm" template model-csi "$chart" --namespace models --values "$values" >"$out/$(basename "$values")"
   # The plugin must be able to read what the chart writes for it.
   go test ./pkg/config -run '^TestRendered$' -rendered "$out/$(basename "$values")" >"$out/loaded" || { cat "$out/loaded" >&2; exit 1; }
+  go test ./pkg/policy -run '^TestRendered$' -rendered "$out/$(basename "$values")" >"$out/loaded" || { cat "$out/loaded" >&2; exit 1; }
   echo "rendered with $values"
 done
 
@@ -51,5 +52,18 @@ refuse insecure --set 'registries.registry\.example\.com.insecure=true'
 refuse propertyName --set 'registries.https://registry\.example\.com.ca='
 refuse image/repository --set image.repository=registry.example.com/model-csi:v1
 refuse tolerations --set 'tolerations[0].efect=NoSchedule'
+refuse policy --set policy.default.allow={}
+refuse maxModelSize --set policy.defaults.maxModelSize=10GB
+refuse "propertyName 'team-*'" --set 'policy.namespaces.team-*.cacheShare=10%'
+refuse proxy/https --set network.proxy.https=http://user:password@proxy.example.com
+refuse blockedAddresses --set network.blockedAddresses=registry_example
+refuse 'only of use together' --set nodeCredentials.existingSecret=models
+refuse 'only of use together' --set 'nodeCredentials.registries={registry.example.com}'
+refuse nodeCredentials/registries --set nodeCredentials.existingSecret=models --set 'nodeCredentials.registries={*}'
+refuse podPullSecrets/namespaces --set 'podPullSecrets.namespaces={*,team-a}'
+refuse podPullSecrets/namespaces --set 'podPullSecrets.namespaces={Team}'
+refuse 'only of use together' --set credentialProviders.binDir=/opt/providers
+refuse 'need credentialProviders.config' --set 'credentialProviders.tokenAudiences={a}'
+refuse 'needs Kubernetes 1.35' --kube-version 1.34.2 --values "$chart/ci/everything-values.yaml"
 refuse podMonitor --set metrics.podMonitor.enable=true
 echo "mistakes are refused"

@@ -66,8 +66,8 @@ manifests | put deploy/model-csi.yaml
 } | between README.md deploy/examples/inline-volume.yaml >"$out/readme"
 put README.md <"$out/readme"
 
-# The settings in docs/operations.md and the formats in README.md.
-for package in ./pkg/config ./pkg/format; do
+# The settings in docs/operations.md, the formats in README.md, and docs/cli.md.
+for package in ./pkg/config ./pkg/format ./cmd/model-csi; do
   if $check; then
     go test -count=1 "$package" -run '^TestDocumentation$' >"$out/test" || { cat "$out/test" >&2; touch "$out/stale"; }
   else

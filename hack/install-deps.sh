@@ -6,6 +6,8 @@ packages=(
   gcc libc6-dev   # the race detector
   git             # the version of the build
   make
+  e2fsprogs mount # tests of full and slow disks
+  iproute2        # tests of what a hostile registry leads to
   runc            # end-to-end tests: containerd's runtime
   nftables        # end-to-end tests: kube-proxy
   busybox-static  # end-to-end tests: the image of the pods

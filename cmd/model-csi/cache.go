@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
@@ -15,6 +17,9 @@ import (
 	"github.com/model-csi/model-csi/pkg/store"
 )
 
+// defaultRoot is the state root of a daemon that was not told another one.
+const defaultRoot = "/var/lib/model-csi"
+
 // target says which daemon a command asks and how it answers.
 type target struct {
 	root   string
@@ -22,21 +27,25 @@ type target struct {
 }
 
 func (t *target) bind(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&t.root, "root", "/var/lib/model-csi", "state `directory` of the daemon to ask")
+	cmd.Flags().StringVar(&t.root, "root", defaultRoot, "state `directory` of the daemon to ask")
 	cmd.Flags().StringVarP(&t.output, "output", "o", "text", "`format` of the answer: text or json")
 }
 
-// print writes value as JSON, or calls text.
 func (t *target) print(w io.Writer, value any, text func(io.Writer) error) error {
-	switch t.output {
+	return printResult(w, t.output, value, text)
+}
+
+// printResult writes value as JSON, or calls text.
+func printResult(w io.Writer, output string, value any, text func(io.Writer) error) error {
+	switch output {
 	case "text":
-		return text(w)
+		return text(plain{w})
 	case "json":
 		e := json.NewEncoder(w)
 		e.SetIndent("", "  ")
 		return e.Encode(value)
 	}
-	return fmt.Errorf("output %q must be text or json", t.output)
+	return fmt.Errorf("output %q must be text or json", output)
 }
 
 func newCacheCommand() *cobra.Command {
@@ -46,7 +55,7 @@ func newCacheCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newGCCommand())
+	cmd.AddCommand(newCacheListCommand(), newCacheRemoveCommand(), newPinCommand(), newUnpinCommand(), newVerifyCommand(), newGCCommand())
 	return cmd
 }
 
@@ -94,7 +103,11 @@ func newStatusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show what the node's daemon holds and does",
-		Args:  cobra.NoArgs,
+		Long: `Show the cache of this node, the pulls under way with their progress, the volumes that are mounted, and those that kubelet
+asked for and that wait, with the last answer.`,
+		Example: `  model-csi status
+  kubectl exec -n model-csi daemonset/model-csi -- model-csi status`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := admin.NewClient(t.root).Status(cmd.Context())
 			if err != nil {
@@ -116,6 +129,11 @@ func printStatus(w io.Writer, s admin.Status) error {
 	}
 	for _, p := range s.Pulls {
 		if _, err := fmt.Fprintln(w, p); err != nil {
+			return err
+		}
+	}
+	for _, v := range s.Waiting {
+		if _, err := fmt.Fprintln(w, strings.TrimRight(waits(v, s.Pulls, time.Now()).String(), "\n")); err != nil {
 			return err
 		}
 	}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -19,27 +20,31 @@ import (
 var version string
 
 func main() {
-	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(runAs(os.Args[0], os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// The exit codes.
-const (
-	exitOK    = 0
-	exitError = 1
-)
-
 func run(args []string, stdout, stderr io.Writer) int {
+	return runAs(programName, args, stdout, stderr)
+}
+
+// runAs is the program under one of its names.
+func runAs(argv0 string, args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
 	cmd := newCommand()
+	name, say := programName, func(text string) string { return text }
+	if isPlugin(argv0) {
+		name, say = pluginName, pluginText(cmd)
+		namePlugin(cmd)
+	}
 	cmd.SetArgs(args)
 	cmd.SetOut(stdout)
 	cmd.SetErr(stderr)
-	if err := cmd.ExecuteContext(ctx); err != nil {
-		_, _ = fmt.Fprintln(stderr, "model-csi: "+err.Error())
-		return exitError
+	err := cmd.ExecuteContext(ctx)
+	if err != nil && !errors.Is(err, errFindings) {
+		_, _ = fmt.Fprintln(stderr, name+": "+say(err.Error()))
 	}
-	return exitOK
+	return exitCode(ctx, err)
 }
 
 func newCommand() *cobra.Command {
@@ -54,7 +59,12 @@ verifies it, keeps it in a cache shared by the node, and mounts it read-only int
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newNodeCommand(), newStatusCommand(), newCacheCommand(), newVersionCommand())
+	cmd.AddCommand(
+		newInspectCommand(), newLsCommand(), newTreeCommand(), newCatCommand(), newPullCommand(), newPushCommand(), newPackCommand(), newCopyCommand(), newImportCommand(),
+		newValidateCommand(), newDiffCommand(), newTagsCommand(),
+		newNodeCommand(), newStatusCommand(), newWhyCommand(), newPrefetchCommand(), newMountCommand(), newUnmountCommand(), newCacheCommand(), newVersionCommand(),
+	)
+	markUsage(cmd)
 	return cmd
 }
 

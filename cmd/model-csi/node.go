@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -18,13 +20,12 @@ import (
 	"github.com/model-csi/model-csi/pkg/config"
 	"github.com/model-csi/model-csi/pkg/credential"
 	"github.com/model-csi/model-csi/pkg/driver"
-	"github.com/model-csi/model-csi/pkg/format"
 	"github.com/model-csi/model-csi/pkg/grant"
 	"github.com/model-csi/model-csi/pkg/ingest"
 	"github.com/model-csi/model-csi/pkg/model"
 	"github.com/model-csi/model-csi/pkg/mount"
+	"github.com/model-csi/model-csi/pkg/policy"
 	"github.com/model-csi/model-csi/pkg/pull"
-	"github.com/model-csi/model-csi/pkg/source"
 	"github.com/model-csi/model-csi/pkg/source/registry"
 	"github.com/model-csi/model-csi/pkg/store"
 	"github.com/model-csi/model-csi/pkg/telemetry"
@@ -58,20 +59,43 @@ go on when it is back. It needs root.`,
 
 // node is the running daemon.
 type node struct {
-	config config.Config
-	log    *slog.Logger
-	store  *store.Store
-	grants *grant.Ledger
-	puller *pull.Puller
-	driver *driver.Driver
+	config  config.Config
+	log     *slog.Logger
+	store   *store.Store
+	grants  *grant.Ledger
+	puller  *pull.Puller
+	driver  *driver.Driver
+	metrics *telemetry.Metrics
+	// keychain is what a caller may use, by who it is.
+	keychain func(credential.Caller) (model.Keychain, error)
+	// mirrors has the node's credentials for mirrors; nil means none.
+	mirrors model.Keychain
+	// policy is the operator's; nil without one.
+	policy *policy.File
 }
 
 func runNode(ctx context.Context, c config.Config, stderr io.Writer) (err error) {
+	n, err := openNode(c, newLogger(c, stderr))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.Close()) }()
+	return n.serve(ctx)
+}
+
+// openNode puts together all that the daemon consists of, and serves nothing yet. Close ends it.
+func openNode(c config.Config, log *slog.Logger) (_ *node, err error) {
 	// Credentials pass through this process: no core file, and no other process may look into it.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("forbid core files: %w", err)
+		return nil, fmt.Errorf("forbid core files: %w", err)
 	}
-	n := &node{config: c, log: newLogger(c, stderr)}
+	n := &node{config: c, log: log}
+	credentials, err := newSources(c, n.log)
+	if err != nil {
+		return nil, err
+	}
+	n.keychain, n.mirrors = credentials.keychain, credentials.node
+	n.policy = openPolicy(c, n.log)
 	mounter := mount.New()
 	n.store, err = store.Open(c.Root, store.Options{
 		Policy: store.Policy{ReservePercent: c.CacheReserve.Percent, ReserveBytes: int64(c.CacheReserve.Bytes), MaxBytes: int64(c.CacheLimit)},
@@ -81,69 +105,71 @@ func runNode(ctx context.Context, c config.Config, stderr io.Writer) (err error)
 		Logger: n.log,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer func() { err = errors.Join(err, n.store.Close()) }()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.Close())
+		}
+	}()
 	if n.grants, err = grant.Open(c.Root, grant.Options{TTL: c.GrantTTL, Grace: c.GrantGrace}); err != nil {
-		return err
+		return nil, err
 	}
-	var puller *pull.Puller
-	metrics := telemetry.NewMetrics(buildVersion(), telemetry.Sources{
-		Pulls:   func() []pull.Progress { return puller.Running() },
+	sources := telemetry.Sources{
+		Pulls:   func() []pull.Progress { return n.puller.Running() },
 		Volumes: func() int { return len(n.store.Leases()) },
-	})
-	if puller, err = n.newPuller(metrics); err != nil {
-		return err
 	}
-	n.puller = puller
-	defer puller.Close()
+	if n.policy != nil {
+		sources.PolicyCurrent = func() bool { return n.policy.Err() == nil }
+	}
+	n.metrics = telemetry.NewMetrics(buildVersion(), sources)
+	if n.puller, err = n.newPuller(n.metrics); err != nil {
+		return nil, err
+	}
 	n.driver, err = driver.New(driver.Options{
 		Name: c.DriverName, Version: buildVersion(), NodeID: c.NodeID,
 		Endpoint: c.Endpoint, RegistrationDir: c.RegistrationDir,
-		Puller: puller, Store: n.store, Mounter: mounter,
-		Keychain: keychain(c), Logger: n.log,
+		Puller: n.puller, Store: n.store, Mounter: mounter,
+		Keychain: n.keychain, Logger: n.log,
 	})
-	if err != nil {
-		return err
+	return n, err
+}
+
+// Close ends the pulls and gives the state root back. What was mounted stays.
+func (n *node) Close() error {
+	if n.puller != nil {
+		n.puller.Close()
 	}
-	return n.serve(ctx, metrics)
+	return n.store.Close()
 }
 
 func (n *node) newPuller(o pull.Observer) (*pull.Puller, error) {
-	registries, err := registry.New(registry.Options{
-		ConfigDir: n.config.RegistryConfigDir, Select: selectManifest,
-		UserAgent: "model-csi/" + buildVersion(), Logger: n.log,
-	})
+	from, err := newModelSources(sourceOptions{
+		configDir: n.config.RegistryConfigDir, hubEndpoint: n.config.HubEndpoint, modelRegistryURL: n.config.ModelRegistryURL,
+		blockedAddresses: n.config.BlockedAddresses, maxManifest: int64(n.config.MaxManifestSize), mirrors: n.mirrors,
+		proxies: registry.Proxies{HTTPS: n.config.HTTPSProxy, HTTP: n.config.HTTPProxy, NoProxy: n.config.NoProxy},
+	}, n.log)
 	if err != nil {
 		return nil, err
 	}
 	engine := ingest.New(ingest.Options{
 		Memory: int64(n.config.MemoryBudget), Connections: n.config.ConnectionsPerHost,
-		Limits: ingest.Limits{Members: n.config.MaxFiles, Bytes: int64(n.config.MaxModelSize)},
+		Limits: ingest.Limits{Members: n.config.MaxFiles, Bytes: int64(n.config.MaxModelSize), Ratio: int64(n.config.MaxArchiveRatio)},
 		Logger: n.log,
 	})
-	return pull.New(pull.Options{
-		Source: source.Mux{model.SchemeOCI: registries}, Store: n.store, Engine: engine, Grants: n.grants,
-		Linger: n.config.PullLinger, MaxModelSize: int64(n.config.MaxModelSize), MaxFiles: n.config.MaxFiles,
-		Logger: n.log, Observer: o,
-	}), nil
-}
-
-// selectManifest lets the formats choose from an index on behalf of the registry.
-func selectManifest(index []byte, platform string) (source.Choice, error) {
-	c, err := format.Select(index, "", platform)
-	return source.Choice{Digest: c.Digest, Size: c.Size, MediaType: c.MediaType}, err
-}
-
-// keychain asks the pod's secret first and the operator's file last.
-func keychain(c config.Config) func(map[string]string) (model.Keychain, error) {
-	return func(secrets map[string]string) (model.Keychain, error) {
-		pod, err := credential.ForPod(secrets)
-		if err != nil || c.DockerConfig == "" {
-			return pod, err
+	var operator pull.Rules
+	if n.policy != nil {
+		// The operator's model registry, if there is one, can be named with and without its host.
+		if own, err := from.resolvers[model.SchemeModelRegistry].Complete(model.Ref{Scheme: model.SchemeModelRegistry}); err == nil {
+			n.policy.ShortNames(own.Registry)
 		}
-		return credential.Chain(pod, credential.FromDockerConfig(c.DockerConfig)), nil
+		operator = rules{file: n.policy, capacity: n.store.Capacity, log: n.log}
 	}
+	return pull.New(pull.Options{
+		Source: from.mux, Resolvers: from.resolvers, Store: n.store, Engine: engine, Grants: n.grants,
+		WriteMode: pull.WriteMode(n.config.WriteMode), Linger: n.config.PullLinger, MaxModelSize: int64(n.config.MaxModelSize), MaxFiles: n.config.MaxFiles,
+		Logger: n.log, Observer: o, Rules: operator,
+	}), nil
 }
 
 func newLogger(c config.Config, w io.Writer) *slog.Logger {
@@ -155,15 +181,18 @@ func newLogger(c config.Config, w io.Writer) *slog.Logger {
 }
 
 // serve runs everything until ctx ends or something fails.
-func (n *node) serve(ctx context.Context, metrics *telemetry.Metrics) error {
+func (n *node) serve(ctx context.Context) error {
 	n.log.Info("starting", "version", buildVersion(), "driver", n.config.DriverName, "node", n.config.NodeID,
 		"root", n.config.Root, "endpoint", n.config.Endpoint)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return n.driver.Run(ctx) })
 	group.Go(func() error { return admin.NewServer(n.config.Root, n, n.log).Run(ctx) })
 	group.Go(func() error { return n.relieve(ctx) })
+	if n.policy != nil {
+		group.Go(func() error { return n.policy.Run(ctx) })
+	}
 	if n.config.HTTPAddress != "" {
-		group.Go(func() error { return metrics.Serve(ctx, n.config.HTTPAddress, n.driver.HealthHandler(), n.log) })
+		group.Go(func() error { return n.metrics.Serve(ctx, n.config.HTTPAddress, n.driver.HealthHandler(), n.log) })
 	}
 	err := group.Wait()
 	n.log.Info("stopped", "error", err)
@@ -186,18 +215,4 @@ func (n *node) relieve(ctx context.Context) error {
 			return nil
 		}
 	}
-}
-
-// Status implements admin.Daemon.
-func (n *node) Status() (admin.Status, error) {
-	usage, err := n.store.Usage()
-	return admin.Status{
-		Version: buildVersion(), Node: n.config.NodeID, Cache: usage,
-		Volumes: n.store.Leases(), Pulls: n.puller.Running(), Grants: n.grants.Len(),
-	}, err
-}
-
-// Evict implements admin.Daemon.
-func (n *node) Evict(ctx context.Context, want store.Room) (store.Evicted, error) {
-	return n.store.Evict(ctx, want)
 }

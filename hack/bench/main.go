@@ -114,15 +114,16 @@ func measure(ctx context.Context, o options, s shape, tools []tool, work string)
 	if err != nil {
 		return nil, err
 	}
-	job.dir = filepath.Join(work, "destination")
+	job.base = filepath.Join(work, "destination")
 	if s.disk > 0 {
 		var disk *slowDisk
 		if disk, err = newSlowDisk(work, 2*job.bytes+2*gib, s.disk); err != nil {
 			return nil, err
 		}
 		defer func() { err = errors.Join(err, disk.Close()) }()
-		job.dir = filepath.Join(disk.dir, "destination")
+		job.base = filepath.Join(disk.dir, "destination")
 	}
+	defer func() { err = errors.Join(err, os.RemoveAll(job.base)) }()
 	result := &shapeResult{Name: s.name, Title: s.title, Bytes: job.bytes}
 	if s.custom != nil {
 		return result, s.custom(ctx, o, job, result)

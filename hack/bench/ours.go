@@ -67,6 +67,7 @@ func (o *ours) stop(j *job) error {
 func measureWarm(ctx context.Context, o options, j *job, r *shapeResult) (err error) {
 	const publishes = 1000
 	t := &ours{binary: o.binary}
+	j.next()
 	if err := mkdir(j.dir); err != nil {
 		return err
 	}

@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/model-csi/model-csi/test/artifact"
@@ -21,6 +23,8 @@ type shape struct {
 	read bool
 	// disk is the rate, in bytes a second, to which the disk is slowed down; 0 leaves it as fast as it is.
 	disk int64
+	// keep leaves what was pulled until all is measured: making files is slow on ext4 where many were just deleted.
+	keep bool
 	// takes says which tools take part; nil means all.
 	takes func(tool string) bool
 	// custom measures something else than pulls.
@@ -61,7 +65,7 @@ func small(n int) func(float64) []artifact.File {
 var shapes = []shape{
 	{name: "four", title: "four raw layers of 1 GiB", files: large(4, gib)},
 	{name: "one", title: "one raw layer of 4 GiB", files: large(1, 4*gib), takes: noImage},
-	{name: "small", title: "2,000 raw layers of 1-64 KiB", files: small(2000), takes: noImage},
+	{name: "small", title: "2,000 raw layers of 1-64 KiB", files: small(2000), keep: true, takes: noImage},
 	{name: "gzip", title: "one tar+gzip layer, 1 GiB of 16 bit weights unpacked", files: weights(gib), packing: artifact.TarGzip},
 	{name: "zstd", title: "one tar+zstd layer, 1 GiB of 16 bit weights unpacked", files: weights(gib), packing: artifact.TarZstd},
 	{name: "capped", title: "one raw layer of 1 GiB, each connection limited to 100 MB/s", files: large(1, gib), takes: noImage,
@@ -111,7 +115,16 @@ type job struct {
 	// compressed says that the layers are not the files.
 	compressed bool
 	read       bool
-	dir        string
+	keep       bool
+	// dir is below base, and a new one each time.
+	base, dir string
+	pulls     int
+}
+
+// next names the destination of the next pull.
+func (j *job) next() {
+	j.pulls++
+	j.dir = filepath.Join(j.base, strconv.Itoa(j.pulls))
 }
 
 func (s shape) prepare(ctx context.Context, r *registry.Registry, scale float64) (*job, error) {
@@ -120,7 +133,7 @@ func (s shape) prepare(ctx context.Context, r *registry.Registry, scale float64)
 	if err != nil {
 		return nil, err
 	}
-	j := &job{registry: r, model: r.Host() + "/bench/model:v1", bytes: a.FileBytes, blobs: map[string]int64{}, read: s.read}
+	j := &job{registry: r, model: r.Host() + "/bench/model:v1", bytes: a.FileBytes, blobs: map[string]int64{}, read: s.read, keep: s.keep}
 	j.compressed = s.packing != "" && s.packing != artifact.Raw
 	for _, l := range a.Layers {
 		j.blobs[r.URL()+"/v2/bench/model/blobs/"+l.Digest.String()] = l.Size

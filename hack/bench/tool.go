@@ -56,13 +56,19 @@ type sample struct {
 
 // once measures one pull of one tool into an empty destination on a synced filesystem.
 func once(ctx context.Context, t tool, j *job) (s sample, err error) {
+	j.next()
 	if err := os.RemoveAll(j.dir); err != nil {
 		return s, err
 	}
 	if err := os.MkdirAll(j.dir, 0o700); err != nil {
 		return s, err
 	}
-	defer func() { err = errors.Join(err, t.stop(j), os.RemoveAll(j.dir)) }()
+	defer func() {
+		err = errors.Join(err, t.stop(j))
+		if !j.keep {
+			err = errors.Join(err, os.RemoveAll(j.dir))
+		}
+	}()
 	if err := t.start(ctx, j); err != nil {
 		return s, err
 	}

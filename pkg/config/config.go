@@ -25,6 +25,8 @@ import (
 	"time"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/model-csi/model-csi/pkg/model"
 )
 
 // Config holds every setting in its final form. Use [Default], [Load] or [Flags.Config]; the zero value is not valid.
@@ -42,8 +44,29 @@ type Config struct {
 
 	// RegistryConfigDir holds one directory a registry host with a hosts.toml in it, as containerd has it; may be empty.
 	RegistryConfigDir string
+	// HubEndpoint is the server of references to the Hugging Face Hub; empty means the Hub itself.
+	HubEndpoint string
+	// ModelRegistryURL is the Kubeflow Model Registry of references that name none; may be empty.
+	ModelRegistryURL string
 	// DockerConfig is a docker config file with credentials for every pod of the node; may be empty.
 	DockerConfig string
+	// DockerConfigRegistries are patterns of the registries for which DockerConfig is used.
+	DockerConfigRegistries List
+	// PullSecretNamespaces are the namespaces whose pods' image pull secrets are used; AllNamespaces stands for all.
+	PullSecretNamespaces List
+	// CredentialProviderConfig and CredentialProviderBinDir are what kubelet has in --image-credential-provider-config
+	// and --image-credential-provider-bin-dir; both are empty or none.
+	CredentialProviderConfig string
+	CredentialProviderBinDir string
+
+	// PolicyFile says what the namespaces may use; may be empty.
+	PolicyFile string
+	// BlockedAddresses lists addresses that are never connected to: groups, addresses, prefixes and exceptions.
+	BlockedAddresses string
+	// HTTPSProxy, HTTPProxy and NoProxy replace the environment variables of these names; may be empty. The URLs of
+	// proxies can hold a password.
+	HTTPSProxy, HTTPProxy model.Secret
+	NoProxy               string
 
 	// LogLevel is the least severe level that is logged.
 	LogLevel slog.Level
@@ -59,6 +82,9 @@ type Config struct {
 	// MaxModelSize and MaxFiles bound one model; a MaxModelSize of zero means no limit.
 	MaxModelSize Bytes
 	MaxFiles     int
+	// MaxManifestSize bounds a manifest, and MaxArchiveRatio how far a compressed layer may grow.
+	MaxManifestSize Bytes
+	MaxArchiveRatio int
 
 	// PullLinger is how long a pull goes on when nobody asks for it any more.
 	PullLinger time.Duration
@@ -70,6 +96,8 @@ type Config struct {
 	MemoryBudget Bytes
 	// ConnectionsPerHost bounds the concurrent requests to one host.
 	ConnectionsPerHost int
+	// WriteMode is how large files are written: WriteAuto, WriteDirect or WriteBuffered.
+	WriteMode string
 }
 
 // The formats of log lines.
@@ -77,6 +105,16 @@ const (
 	LogText = "text"
 	LogJSON = "json"
 )
+
+// The write modes: through the page cache where that costs the pull nothing, never, or always.
+const (
+	WriteAuto     = "auto"
+	WriteDirect   = "direct"
+	WriteBuffered = "buffered"
+)
+
+// AllNamespaces is the item of PullSecretNamespaces that stands for every namespace.
+const AllNamespaces = "*"
 
 // kubeletPlugins is where kubelet's documentation asks drivers to put their sockets.
 const kubeletPlugins = "/var/lib/kubelet/plugins"
@@ -93,11 +131,15 @@ func base() Config {
 		LogFormat:          LogText,
 		CacheReserve:       Reserve{Percent: 10},
 		MaxFiles:           1_000_000,
+		MaxManifestSize:    4 << 20,
+		MaxArchiveRatio:    200,
+		BlockedAddresses:   "default",
 		PullLinger:         10 * time.Minute,
 		GrantTTL:           10 * time.Minute,
 		GrantGrace:         24 * time.Hour,
 		MemoryBudget:       128 << 20,
 		ConnectionsPerHost: 16,
+		WriteMode:          WriteAuto,
 	}
 }
 

@@ -1,15 +1,20 @@
 package config
 
 import (
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"github.com/model-csi/model-csi/pkg/model"
 )
 
 func write(t *testing.T, text string) string {
@@ -37,7 +42,8 @@ func TestDefault(t *testing.T) {
 		LogFormat:    "text",
 		CacheReserve: Reserve{Percent: 10}, MaxFiles: 1000000,
 		PullLinger: 10 * time.Minute, GrantTTL: 10 * time.Minute, GrantGrace: 24 * time.Hour,
-		MemoryBudget: 134217728, ConnectionsPerHost: 16,
+		MemoryBudget: 134217728, ConnectionsPerHost: 16, WriteMode: WriteAuto,
+		MaxManifestSize: 4194304, MaxArchiveRatio: 200, BlockedAddresses: "default",
 	}
 	if c != want {
 		t.Errorf("Default() =\n%+v, want\n%+v", c, want)
@@ -55,7 +61,20 @@ endpoint: unix:///run/csi.sock
 registration-dir: /var/lib/kubelet/plugins_registry
 root: /data/models
 registry-config-dir: /etc/containerd/certs.d
+hub-endpoint: https://hf-mirror.example.com
+model-registry-url: http://model-registry-service.kubeflow.svc:8080
 docker-config: /etc/model-csi/docker.json
+docker-config-registries: registry.example.com, *.example.org/models
+pull-secret-namespaces: team-a,team-b
+credential-provider-config: /etc/kubernetes/credential-providers.yaml
+credential-provider-bin-dir: /opt/credential-providers
+policy-file: /etc/model-csi/policy/policy.yaml
+blocked-addresses: default, 10.0.0.0/8, !10.9.0.1
+https-proxy: http://user:password@proxy.example.com:3128
+http-proxy: proxy.example.com:3128
+no-proxy: .example.com,10.0.0.0/8
+max-manifest-size: 8Mi
+max-archive-ratio: 1000
 log-level: warn
 log-format: json
 http-address: "[::1]:9808"
@@ -68,6 +87,7 @@ grant-ttl: 1h30m
 grant-grace: 48h
 memory-budget: 64Mi
 connections-per-host: 4
+write-mode: buffered
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -75,10 +95,15 @@ connections-per-host: 4
 	want := Config{
 		DriverName: "other.example.com", NodeID: "17", Endpoint: "unix:///run/csi.sock",
 		RegistrationDir: "/var/lib/kubelet/plugins_registry", Root: "/data/models",
-		RegistryConfigDir: "/etc/containerd/certs.d", DockerConfig: "/etc/model-csi/docker.json",
+		RegistryConfigDir: "/etc/containerd/certs.d", HubEndpoint: "https://hf-mirror.example.com", ModelRegistryURL: "http://model-registry-service.kubeflow.svc:8080", DockerConfig: "/etc/model-csi/docker.json",
+		DockerConfigRegistries: "registry.example.com,*.example.org/models", PullSecretNamespaces: "team-a,team-b",
+		CredentialProviderConfig: "/etc/kubernetes/credential-providers.yaml", CredentialProviderBinDir: "/opt/credential-providers",
+		PolicyFile: "/etc/model-csi/policy/policy.yaml", BlockedAddresses: "default, 10.0.0.0/8, !10.9.0.1",
+		HTTPSProxy: model.NewSecret("http://user:password@proxy.example.com:3128"), HTTPProxy: model.NewSecret("proxy.example.com:3128"),
+		NoProxy: ".example.com,10.0.0.0/8", MaxManifestSize: 8 << 20, MaxArchiveRatio: 1000,
 		LogLevel: slog.LevelWarn, LogFormat: "json", HTTPAddress: "[::1]:9808",
 		CacheReserve: Reserve{Bytes: 50 << 30}, CacheLimit: 1_500_000_000_000, MaxModelSize: 1 << 40, MaxFiles: 500,
-		PullLinger: 90 * time.Second, GrantTTL: 90 * time.Minute, GrantGrace: 48 * time.Hour, MemoryBudget: 64 << 20, ConnectionsPerHost: 4,
+		PullLinger: 90 * time.Second, GrantTTL: 90 * time.Minute, GrantGrace: 48 * time.Hour, MemoryBudget: 64 << 20, ConnectionsPerHost: 4, WriteMode: WriteBuffered,
 	}
 	if c != want {
 		t.Errorf("Load() =\n%+v, want\n%+v", c, want)
@@ -141,8 +166,27 @@ func TestLoadRefuses(t *testing.T) {
 		"http address":      {"http-address: localhost", []string{`http-address: "localhost"`, "host:port"}},
 		"http port":         {"http-address: :http", []string{`http-address: ":http"`}},
 		"registration":      {"registration-dir: x", []string{`registration-dir: "x"`, "absolute"}},
+		"hub":               {"hub-endpoint: ftp://hub", []string{`hub-endpoint: "ftp://hub"`, "http or https URL"}},
+		"token in the hub":  {"hub-endpoint: https://hf_x@hub", []string{"hub-endpoint", "without user"}},
+		"model registry":    {"model-registry-url: s3://bucket", []string{`model-registry-url: "s3://bucket"`, "http or https URL"}},
+		"token in a URL":    {"model-registry-url: https://u:p@host", []string{"model-registry-url", "without user"}},
 		"hosts":             {"registry-config-dir: x", []string{`registry-config-dir: "x"`, "absolute"}},
 		"docker config":     {"docker-config: ~/.docker/config.json", []string{"docker-config", "absolute"}},
+		"node registries":   {"docker-config: /config.json", []string{"docker-config-registries", "registry.example.com"}},
+		"no docker config":  {"docker-config-registries: a.example.com", []string{"docker-config-registries", "without docker-config"}},
+		"list of nothing":   {"docker-config: /c\ndocker-config-registries: a.io,,b.io", []string{"docker-config-registries", "must not be empty"}},
+		"namespace":         {"pull-secret-namespaces: team_a", []string{`pull-secret-namespaces: "team_a"`, "names"}},
+		"all and one":       {"pull-secret-namespaces: '*,a'", []string{"pull-secret-namespaces", "* alone"}},
+		"namespace 7":       {"pull-secret-namespaces: 7", []string{"pull-secret-namespaces", "quotes"}},
+		"providers":         {"credential-provider-config: /config.yaml", []string{"credential-provider-bin-dir", "together"}},
+		"provider paths":    {"credential-provider-config: c\ncredential-provider-bin-dir: b", []string{`"c"`, `"b"`, "absolute"}},
+		"policy":            {"policy-file: x", []string{`policy-file: "x"`, "absolute"}},
+		"addresses":         {"blocked-addresses: default,lopback", []string{"blocked-addresses", `"loopback"`}},
+		"proxy":             {"https-proxy: ftp://p", []string{"https-proxy: it must be the URL of a proxy"}},
+		"proxy port":        {"http-proxy: 3128", []string{"http-proxy: a number", "quotes"}},
+		"manifest":          {"max-manifest-size: 1Gi", []string{`max-manifest-size: "1Gi"`, "64Mi"}},
+		"ratio":             {"max-archive-ratio: 0", []string{`max-archive-ratio: "0"`, "at least 1"}},
+		"write mode":        {"write-mode: fast", []string{`write-mode: "fast"`, "auto, direct or buffered"}},
 		"long value":        {"log-level: " + strings.Repeat("a", 5000), []string{"log-level", "..."}},
 		"too large a file":  {"#" + strings.Repeat("x", 2<<20), []string{"bytes", "path"}},
 	} {
@@ -221,6 +265,28 @@ func TestFlagMendsWhatTheFileBreaks(t *testing.T) {
 	}
 	if c, err := f.Config(); err != nil || c.Root != "/r" || c.Endpoint != "unix:///var/lib/kubelet/plugins/a.b/csi.sock" {
 		t.Errorf("Config() = %+v, %v", c, err)
+	}
+}
+
+// The URL of a proxy can hold a password: it is shown nowhere.
+func TestProxiesAreSecret(t *testing.T) {
+	const canary = "canary-password"
+	for _, value := range []string{"http://u:" + canary + "@p:3128", "ftp://u:" + canary + "@p", "http://u:" + canary + "@p:x"} {
+		fs := pflag.NewFlagSet("node", pflag.ContinueOnError)
+		f := Bind(fs)
+		var errs []error
+		for _, name := range []string{"https-proxy", "http-proxy"} {
+			errs = append(errs, fs.Parse([]string{"--" + name + "=" + value}))
+			_, err := Load(write(t, "node-id: n\n"+name+": "+strconv.Quote(value)+"\n"))
+			errs = append(errs, err)
+		}
+		c, err := f.Config()
+		if text := fmt.Sprintf("%v %v %v %+v %#v %s", errors.Join(errs...), err, c, c, c, fs.FlagUsages()); strings.Contains(text, canary) {
+			t.Errorf("%s shows: %s", value, text)
+		}
+		if good := strings.HasSuffix(value, "3128"); good != (err == nil) || good && c.HTTPProxy.Reveal() != value {
+			t.Errorf("%s: %v", value, err)
+		}
 	}
 }
 

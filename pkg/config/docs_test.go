@@ -105,7 +105,11 @@ func TestDeployedConfiguration(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The node's name comes from the pod, the others are there only when they are used.
-	elsewhere := map[string]bool{"node-id": true, "registry-config-dir": true, "docker-config": true}
+	elsewhere := map[string]bool{
+		"policy-file": true,
+		"node-id":     true, "registry-config-dir": true, "docker-config": true, "docker-config-registries": true,
+		"pull-secret-namespaces": true, "credential-provider-config": true, "credential-provider-bin-dir": true,
+	}
 	for _, s := range settings {
 		if _, ok := keys[s.key]; !ok && !elsewhere[s.key] {
 			t.Errorf("the chart does not set %s", s.key)

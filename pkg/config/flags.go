@@ -65,7 +65,8 @@ func (f *flagValue) Type() string { return strings.ReplaceAll(f.setting.kind, " 
 // Set checks the text at once, so that pflag's error names the flag.
 func (f *flagValue) Set(text string) error {
 	var scratch Config
-	if err := f.setting.write(&scratch, text); err != nil {
+	// pflag's error would show a secret; Flags.Config says later what is wrong with it.
+	if err := f.setting.write(&scratch, text); err != nil && !f.setting.secret {
 		return err
 	}
 	f.text, f.set = text, true

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -18,6 +20,9 @@ const (
 	maxSocketPath = 107
 	// minMemoryBudget lets a few buffers of a usable size exist at once.
 	minMemoryBudget = 16 << 20
+	// minManifest holds the manifests of most models, and maxManifest what anybody can be expected to parse.
+	minManifest = 64 << 10
+	maxManifest = 64 << 20
 	// maxConnections is what a registry may already take for an attack.
 	maxConnections = 1024
 )
@@ -33,7 +38,7 @@ func (c Config) Validate() error {
 	check := func(ok bool, key, why string) {
 		if !ok {
 			s, _ := lookup(key)
-			errs = append(errs, badValue(key, s.read(&c), why))
+			errs = append(errs, s.bad(s.read(&c), why))
 		}
 	}
 	check(len(c.DriverName) <= maxDriverName && driverNamePattern.MatchString(c.DriverName), "driver-name",
@@ -45,7 +50,19 @@ func (c Config) Validate() error {
 	const optionalPath = "it must be empty or a clean absolute path"
 	check(c.RegistrationDir == "" || isCleanPath(c.RegistrationDir), "registration-dir", optionalPath)
 	check(c.RegistryConfigDir == "" || isCleanPath(c.RegistryConfigDir), "registry-config-dir", optionalPath)
+	check(c.HubEndpoint == "" || isServer(c.HubEndpoint), "hub-endpoint",
+		"it must be empty or an http or https URL of a host without user and query, such as https://hf-mirror.example.com")
+	check(c.ModelRegistryURL == "" || isServer(c.ModelRegistryURL), "model-registry-url",
+		"it must be empty or an http or https URL of a host without user and query, such as http://model-registry-service.kubeflow.svc:8080")
+	check(c.PolicyFile == "" || isCleanPath(c.PolicyFile), "policy-file", optionalPath)
 	check(c.DockerConfig == "" || isCleanPath(c.DockerConfig), "docker-config", optionalPath)
+	check((c.DockerConfig == "") == (c.DockerConfigRegistries == ""), "docker-config-registries",
+		"it must list the registries for which docker-config is used, such as registry.example.com,*.example.org, and be empty without docker-config")
+	check(areNamespaces(c.PullSecretNamespaces), "pull-secret-namespaces", "it must be names of namespaces, or * alone")
+	check(c.CredentialProviderConfig == "" || isCleanPath(c.CredentialProviderConfig), "credential-provider-config", optionalPath)
+	check(c.CredentialProviderBinDir == "" || isCleanPath(c.CredentialProviderBinDir), "credential-provider-bin-dir", optionalPath)
+	check((c.CredentialProviderConfig == "") == (c.CredentialProviderBinDir == ""), "credential-provider-bin-dir",
+		"it must be given together with credential-provider-config")
 	check(c.LogFormat == LogText || c.LogFormat == LogJSON, "log-format", "it must be text or json")
 	check(c.HTTPAddress == "" || isListenAddress(c.HTTPAddress), "http-address", "it must be empty, :port or host:port")
 	// What follows must not be zero, because a zero means "the default" to the packages that are told: whoever writes
@@ -57,6 +74,9 @@ func (c Config) Validate() error {
 	check(c.CacheLimit >= 0, "cache-limit", "it must not be negative")
 	check(c.MaxModelSize >= 0, "max-model-size", "it must not be negative")
 	check(c.MaxFiles >= 1, "max-files", "it must be at least 1")
+	check(c.MaxManifestSize >= minManifest && c.MaxManifestSize <= maxManifest, "max-manifest-size",
+		fmt.Sprintf("it must be from %s to %s", Bytes(minManifest), Bytes(maxManifest)))
+	check(c.MaxArchiveRatio >= 1, "max-archive-ratio", "it must be at least 1")
 	check(c.MemoryBudget >= minMemoryBudget, "memory-budget", "it must be at least "+Bytes(minMemoryBudget).String())
 	check(c.ConnectionsPerHost >= 1 && c.ConnectionsPerHost <= maxConnections, "connections-per-host",
 		fmt.Sprintf("it must be from 1 to %d", maxConnections))
@@ -65,6 +85,13 @@ func (c Config) Validate() error {
 
 // SocketPath is the path of Endpoint on the filesystem.
 func (c Config) SocketPath() string { return strings.TrimPrefix(c.Endpoint, "unix://") }
+
+// namespacePattern is that of a DNS label, RFC 1123.
+var namespacePattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+func areNamespaces(l List) bool {
+	return l == AllNamespaces || !slices.ContainsFunc(l.Items(), func(s string) bool { return !namespacePattern.MatchString(s) })
+}
 
 func isReserve(r Reserve) bool {
 	percent := r.Percent > 0 && r.Percent < 100 && r.Bytes == 0
@@ -87,4 +114,13 @@ func isListenAddress(address string) bool {
 	}
 	_, err = strconv.ParseUint(port, 10, 16)
 	return err == nil
+}
+
+// isServer reports whether a text is the URL of a server: http or https, or a host alone.
+func isServer(s string) bool {
+	if !strings.Contains(s, "://") {
+		s = "https://" + s
+	}
+	u, err := url.Parse(s)
+	return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Hostname() != "" && u.User == nil && u.RawQuery == "" && u.Fragment == ""
 }

@@ -4,76 +4,26 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/big"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/model-csi/model-csi/pkg/internal/addresses"
+	"github.com/model-csi/model-csi/pkg/internal/quantity"
 )
 
 // Bytes is a size in bytes. Its text has the form of a Kubernetes quantity: 512Mi, 50Gi, 1.5T, 1000000.
 type Bytes int64
 
-const sizeForm = "a size is a number of bytes with an optional unit, such as 512Mi, 50Gi or 2T"
-
-// units, with those first whose suffix contains that of another.
-var units = []struct {
-	suffix string
-	size   int64
-}{
-	{"Pi", 1 << 50}, {"Ti", 1 << 40}, {"Gi", 1 << 30}, {"Mi", 1 << 20}, {"Ki", 1 << 10},
-	{"P", 1e15}, {"T", 1e12}, {"G", 1e9}, {"M", 1e6}, {"k", 1e3},
-}
-
 // ParseBytes reads a size. Fractions are exact and must come to whole bytes; negative sizes are refused.
 func ParseBytes(s string) (Bytes, error) {
-	digits, unit := s, int64(1)
-	for _, u := range units {
-		if rest, ok := strings.CutSuffix(s, u.suffix); ok {
-			digits, unit = rest, u.size
-			break
-		}
-	}
-	if !isDecimal(digits) {
-		return 0, errors.New(sizeForm)
-	}
-	r, ok := new(big.Rat).SetString(digits)
-	if !ok {
-		return 0, errors.New(sizeForm)
-	}
-	r.Mul(r, new(big.Rat).SetInt64(unit))
-	if !r.IsInt() {
-		return 0, errors.New("it does not come to whole bytes")
-	}
-	if !r.Num().IsInt64() {
-		return 0, errors.New("it is larger than any disk")
-	}
-	return Bytes(r.Num().Int64()), nil
-}
-
-// isDecimal accepts digits with at most one point between or before them: no sign, exponent, base prefix or "_", and no
-// more of them than a size can need.
-func isDecimal(s string) bool {
-	const longest = 32
-	whole, fraction, point := strings.Cut(s, ".")
-	if len(s) > longest || whole == "" || (point && fraction == "") {
-		return false
-	}
-	return strings.Trim(whole+fraction, "0123456789") == ""
+	n, err := quantity.Parse(s)
+	return Bytes(n), err
 }
 
 // String is the shortest exact form without a fraction, which ParseBytes reads back.
-func (b Bytes) String() string {
-	shortest := strconv.FormatInt(int64(b), 10)
-	for _, u := range units {
-		if b == 0 || int64(b)%u.size != 0 {
-			continue
-		}
-		if s := strconv.FormatInt(int64(b)/u.size, 10) + u.suffix; len(s) < len(shortest) {
-			shortest = s
-		}
-	}
-	return shortest
-}
+func (b Bytes) String() string { return quantity.Format(int64(b)) }
 
 // Reserve is free space to keep on a filesystem: a share of its size, or a number of bytes. At most one is not zero.
 type Reserve struct {
@@ -84,7 +34,7 @@ type Reserve struct {
 
 // ParseReserve reads a percentage such as 10% or 2.5%, or a size such as 50Gi.
 func ParseReserve(s string) (Reserve, error) {
-	digits, ok := strings.CutSuffix(s, "%")
+	p, ok, err := quantity.ParsePercent(s)
 	if !ok {
 		b, err := ParseBytes(s)
 		if err != nil {
@@ -92,11 +42,10 @@ func ParseReserve(s string) (Reserve, error) {
 		}
 		return Reserve{Bytes: b}, nil
 	}
-	if !isDecimal(digits) {
-		return Reserve{}, errors.New("a percentage is a number from 0 to below 100, such as 10% or 2.5%")
+	if err != nil {
+		return Reserve{}, err
 	}
-	p, err := strconv.ParseFloat(digits, 64)
-	if err != nil || p >= 100 {
+	if p >= 100 {
 		return Reserve{}, errors.New("a percentage must be below 100%, or nothing could ever be cached")
 	}
 	return Reserve{Percent: p}, nil
@@ -113,9 +62,45 @@ func (r Reserve) Of(size int64) int64 {
 // String is the form that ParseReserve reads back.
 func (r Reserve) String() string {
 	if r.Percent > 0 {
-		return strconv.FormatFloat(r.Percent, 'f', -1, 64) + "%"
+		return quantity.FormatPercent(r.Percent)
 	}
 	return r.Bytes.String()
+}
+
+// List is several texts as one, with commas between them.
+type List string
+
+// ParseList reads a list. Spaces around an item are dropped; an item that is empty or there twice is refused.
+func ParseList(s string) (List, error) {
+	if strings.TrimSpace(s) == "" {
+		return "", nil
+	}
+	var items []string
+	for item := range strings.SplitSeq(s, ",") {
+		item = strings.TrimSpace(item)
+		if item == "" || slices.Contains(items, item) {
+			return "", errors.New("items of a list must not be empty, and each be there once")
+		}
+		items = append(items, item)
+	}
+	return List(strings.Join(items, ",")), nil
+}
+
+// Items are the texts.
+func (l List) Items() []string {
+	if l == "" {
+		return nil
+	}
+	return strings.Split(string(l), ",")
+}
+
+// parseAddresses checks a list of blocked addresses; the empty text is the default.
+func parseAddresses(s string) (string, error) {
+	if s == "" {
+		return "default", nil
+	}
+	_, err := addresses.Parse(s)
+	return s, err
 }
 
 func parseLevel(s string) (slog.Level, error) {
@@ -131,6 +116,13 @@ func parseLevel(s string) (slog.Level, error) {
 func parseFormat(s string) (string, error) {
 	if s != LogText && s != LogJSON {
 		return "", errors.New("it must be text or json")
+	}
+	return s, nil
+}
+
+func parseWriteMode(s string) (string, error) {
+	if s != WriteAuto && s != WriteDirect && s != WriteBuffered {
+		return "", errors.New("it must be auto, direct or buffered")
 	}
 	return s, nil
 }

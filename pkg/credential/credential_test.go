@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -291,8 +292,9 @@ func TestChain(t *testing.T) {
 	if got := users(t, credential.Chain(pod("ann"), nil, model.Anonymous{}, pod("bob")), ref); strings.Join(got, " ") != "ann bob" {
 		t.Errorf("got %q", got)
 	}
-	if got := users(t, credential.Chain(broken{}, pod("ann"), broken{}), ref); strings.Join(got, " ") != "ann" {
-		t.Errorf("got %q beside one that is broken", got)
+	creds, err := credential.Chain(broken{}, pod("ann"), broken{}).Credentials(t.Context(), mustRef(t, ref))
+	if len(creds) != 1 || creds[0].Username != "ann" || err == nil {
+		t.Errorf("got %v and %v beside two that are broken", creds, err)
 	}
 	if _, err := credential.Chain(model.Anonymous{}, broken{}).Credentials(t.Context(), mustRef(t, ref)); err == nil {
 		t.Error("the only one is broken and nobody says so")
@@ -329,4 +331,49 @@ func FuzzDockerConfig(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestHubToken: HF_TOKEN goes to the Hub and to nobody else, and stands in no other credential's way.
+func TestHubToken(t *testing.T) {
+	hub, err := model.ParseRef("hf://org/name")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := model.ParseRef("registry.example.com/m:v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		secrets       map[string]string
+		atHub, others []string
+	}{
+		"alone":             {map[string]string{"HF_TOKEN": "hf_x\n"}, []string{"hf_x"}, nil},
+		"with other keys":   {map[string]string{"HF_TOKEN": "hf_x", "HF_ENDPOINT": "https://x"}, []string{"hf_x"}, nil},
+		"with a password":   {map[string]string{"HF_TOKEN": "hf_x", "username": "u", "password": "p"}, []string{"hf_x", "p"}, []string{"p"}},
+		"with a token":      {map[string]string{"HF_TOKEN": "hf_x", "token": "t"}, []string{"hf_x", "t"}, []string{"t"}},
+		"with a dockercfg":  {map[string]string{"HF_TOKEN": "hf_x", ".dockercfg": `{"registry.example.com":{"username":"u","password":"p"}}`}, []string{"hf_x"}, []string{"p"}},
+		"a token, no other": {map[string]string{"token": "t"}, []string{"t"}, []string{"t"}},
+	} {
+		keychain, err := credential.ForPod(test.secrets)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		for ref, want := range map[model.Ref][]string{hub: test.atHub, other: test.others} {
+			list, err := keychain.Credentials(t.Context(), ref)
+			var got []string
+			for _, c := range list {
+				got = append(got, c.AccessToken.Reveal()+c.Password.Reveal())
+				if hubs := c.AccessToken.Reveal() == "hf_x"; hubs && c.AnyRegistry {
+					t.Errorf("%s: the Hub's token is said to be for any registry", name)
+				}
+			}
+			if err != nil || !slices.Equal(got, want) {
+				t.Errorf("%s: %s: %q, %v; want %q", name, ref, got, err, want)
+			}
+		}
+	}
+	if _, err := credential.ForPod(map[string]string{"HF_TOKEN": "a b"}); !errors.Is(err, model.ErrInvalid) {
+		t.Errorf("a token that cannot be sent: %v", err)
+	}
 }

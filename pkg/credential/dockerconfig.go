@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"path"
 	"slices"
 	"strings"
 
@@ -28,12 +27,9 @@ type authEntry struct {
 
 // rule is one entry of a docker config after its key was understood.
 type rule struct {
-	// key as the file has it, for errors.
-	key string
-	// labels of the host name, each possibly a glob; port and path as they follow it.
-	labels []string
-	port   string
-	path   string
+	Pattern
+	// prefix selects MatchesPrefix.
+	prefix bool
 	cred   model.Credential
 	// err says why the entry cannot be used; it matters only to references that the rule matches.
 	err error
@@ -76,21 +72,25 @@ func malformed(err error) error {
 func newRules(auths map[string]authEntry, name string) rules {
 	out := make(rules, 0, len(auths))
 	for key, entry := range auths {
-		r := parseKey(key)
+		r := rule{Pattern: parseKey(key)}
 		r.cred, r.err = entry.credential(name)
 		if r.err == nil && r.cred.IsAnonymous() {
 			continue // docker leaves empty entries behind for hosts whose secrets a helper keeps
 		}
 		out = append(out, r)
 	}
-	slices.SortFunc(out, moreSpecific)
+	out.sort()
 	return out
+}
+
+func (rs rules) sort() {
+	slices.SortFunc(rs, func(a, b rule) int { return moreSpecific(a.Pattern, b.Pattern) })
 }
 
 // parseKey splits a key of "auths". Keys are hosts, hosts with a path, either with a scheme in front, and any label of
 // the host may hold a glob. "/v1/" and "/v2/" are API versions and no part of a repository.
-func parseKey(key string) rule {
-	r := rule{key: key}
+func parseKey(key string) Pattern {
+	p := Pattern{text: key}
 	rest := key
 	for _, scheme := range []string{"https://", "http://"} {
 		rest = strings.TrimPrefix(rest, scheme)
@@ -103,9 +103,9 @@ func parseKey(key string) rule {
 			break
 		}
 	}
-	r.path = strings.Trim(repository, "/")
-	r.labels, r.port = splitHost(host)
-	return r
+	p.path = strings.Trim(repository, "/")
+	p.labels, p.port = splitHost(host)
+	return p
 }
 
 // splitHost takes a host apart: the labels of its name, and its port. Docker Hub has one name whatever it is called.
@@ -123,44 +123,11 @@ func splitHost(host string) (labels []string, port string) {
 	return strings.Split(host, "."), port
 }
 
-// globs counts the labels that are patterns.
-func (r rule) globs() (n int) {
-	for _, l := range r.labels {
-		if strings.ContainsAny(l, "*?[") && !strings.Contains(l, ":") { // "[::1]" is an address
-			n++
-		}
-	}
-	return n
-}
-
-// moreSpecific orders rules: literal hosts before patterns, long paths before short ones, and the rest by name, so that
-// the order never depends on that of a map.
-func moreSpecific(a, b rule) int {
-	if d := a.globs() - b.globs(); d != 0 {
-		return d
-	}
-	if d := len(b.path) - len(a.path); d != 0 {
-		return d
-	}
-	return strings.Compare(a.key, b.key)
-}
-
-// matches reports whether the rule speaks of the reference: the ports are equal, every label of the host matches its
-// pattern (a pattern never spans a dot), and the path is the repository or a directory above it.
 func (r rule) matches(ref model.Ref) bool {
-	labels, port := splitHost(ref.Registry)
-	if port != r.port || len(labels) != len(r.labels) {
-		return false
+	if r.prefix {
+		return r.MatchesPrefix(ref)
 	}
-	for i, pattern := range r.labels {
-		if pattern == labels[i] {
-			continue
-		}
-		if ok, err := path.Match(pattern, labels[i]); err != nil || !ok {
-			return false
-		}
-	}
-	return r.path == "" || ref.Repository == r.path || strings.HasPrefix(ref.Repository, r.path+"/")
+	return r.Matches(ref)
 }
 
 // credentials lists what the rules have for the reference, the most specific first.
@@ -171,7 +138,7 @@ func (rs rules) credentials(ref model.Ref) ([]model.Credential, error) {
 			continue
 		}
 		if r.err != nil {
-			return nil, fmt.Errorf("entry %q: %w", shorten(r.key), r.err)
+			return nil, fmt.Errorf("entry %q: %w", shorten(r.text), r.err)
 		}
 		out = append(out, r.cred)
 	}

@@ -21,11 +21,14 @@ const (
 	keyUsername         = "username"
 	keyPassword         = "password"
 	keyToken            = "token"
+	// keyHubToken is where the libraries of the Hugging Face Hub look for a token, and so do many secrets.
+	keyHubToken = "HF_TOKEN"
 )
 
 // ForPod returns the keychain of a pod from the data of its nodePublishSecretRef: a docker config
 // (".dockerconfigjson" or ".dockercfg"), "username" with "password", or "token", a bearer token. The last two are meant
-// for the registry of whatever reference the pod names. No secret at all makes an anonymous keychain. Anything else
+// for the registry of whatever reference the pod names. "HF_TOKEN", alone or beside one of these, is a token that is
+// meant for the Hugging Face Hub and nobody else. No secret at all makes an anonymous keychain. Anything else
 // fails with model.ErrInvalid and names the keys that were found.
 func ForPod(secrets map[string]string) (model.Keychain, error) {
 	if len(secrets) == 0 {
@@ -36,29 +39,26 @@ func ForPod(secrets map[string]string) (model.Keychain, error) {
 		read func() (model.Keychain, error)
 	}{
 		{keyDockerConfigJSON, func() (model.Keychain, error) {
-			return podConfig(keyDockerConfigJSON, secrets[keyDockerConfigJSON], parseDockerConfig)
+			return fromConfig(podSecret, keyDockerConfigJSON, []byte(secrets[keyDockerConfigJSON]))
 		}},
 		{keyDockercfg, func() (model.Keychain, error) {
-			return podConfig(keyDockercfg, secrets[keyDockercfg], parseDockercfg)
+			return fromConfig(podSecret, keyDockercfg, []byte(secrets[keyDockercfg]))
 		}},
 		{keyUsername, func() (model.Keychain, error) { return basic(secrets) }},
 		{keyPassword, func() (model.Keychain, error) { return basic(secrets) }},
-		{keyToken, func() (model.Keychain, error) { return bearer(secrets) }},
+		{keyToken, func() (model.Keychain, error) { return bearer(secrets[keyToken], secrets) }},
+		{keyHubToken, func() (model.Keychain, error) { return model.Anonymous{}, nil }}, // for everybody but the Hub
 	}
 	for _, s := range shapes {
 		if _, ok := secrets[s.key]; ok {
-			return s.read()
+			keychain, err := s.read()
+			if err != nil {
+				return nil, err
+			}
+			return withHubToken(keychain, secrets)
 		}
 	}
 	return nil, badSecret(secrets, "none of these is a credential")
-}
-
-func podConfig(key, data string, parse func([]byte, string) (rules, error)) (model.Keychain, error) {
-	rs, err := parse([]byte(data), podSecret)
-	if err != nil {
-		return nil, fmt.Errorf("%s: key %q: %w", podSecret, key, err)
-	}
-	return configKeychain(rs), nil
 }
 
 func basic(secrets map[string]string) (model.Keychain, error) {
@@ -76,12 +76,37 @@ func basic(secrets map[string]string) (model.Keychain, error) {
 	return static{c}, nil
 }
 
-func bearer(secrets map[string]string) (model.Keychain, error) {
-	token := trimLine(secrets[keyToken])
+func bearer(token string, secrets map[string]string) (static, error) {
+	token = trimLine(token)
 	if token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return nil, badSecret(secrets, "the token is empty or has characters that cannot be sent in a header")
 	}
 	return static{{Name: podSecret, AnyRegistry: true, AccessToken: model.NewSecret(token)}}, nil
+}
+
+// withHubToken adds the secret's token for the Hub, if it has one.
+func withHubToken(others model.Keychain, secrets map[string]string) (model.Keychain, error) {
+	token, ok := secrets[keyHubToken]
+	if !ok {
+		return others, nil
+	}
+	hub, err := bearer(token, secrets)
+	if err != nil {
+		return nil, err
+	}
+	hub[0].AnyRegistry = false // its key names the Hub
+	return Chain(hubOnly{hub}, others), nil
+}
+
+// hubOnly is a keychain for the Hugging Face Hub.
+type hubOnly struct{ static }
+
+// Credentials implements model.Keychain.
+func (h hubOnly) Credentials(ctx context.Context, ref model.Ref) ([]model.Credential, error) {
+	if ref.Scheme != model.SchemeHub {
+		return nil, nil
+	}
+	return h.static.Credentials(ctx, ref)
 }
 
 // trimLine drops the line end that `echo secret | base64` leaves in a Kubernetes secret. No registry issues secrets
@@ -98,7 +123,7 @@ func badSecret(secrets map[string]string, why string) error {
 	for i := range keys {
 		keys[i] = shorten(keys[i])
 	}
-	return fmt.Errorf("%s: the secret has the keys %q: %s; use a secret of type kubernetes.io/dockerconfigjson, or one with username and password, or one with token: %w",
+	return fmt.Errorf("%s: the secret has the keys %q: %s; use a secret of type kubernetes.io/dockerconfigjson, or one with username and password, or one with token, or with HF_TOKEN for the Hugging Face Hub: %w",
 		podSecret, keys, why, model.ErrInvalid)
 }
 
@@ -108,16 +133,4 @@ type static []model.Credential
 // Credentials implements model.Keychain.
 func (s static) Credentials(context.Context, model.Ref) ([]model.Credential, error) {
 	return slices.Clone(s), nil
-}
-
-// configKeychain is a keychain over the entries of one docker config.
-type configKeychain rules
-
-// Credentials implements model.Keychain.
-func (c configKeychain) Credentials(_ context.Context, ref model.Ref) ([]model.Credential, error) {
-	creds, err := rules(c).credentials(ref)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", podSecret, err)
-	}
-	return creds, nil
 }

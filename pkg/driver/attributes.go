@@ -20,17 +20,26 @@ const (
 	attrExclude    = "exclude"
 	attrSubPath    = "subPath"
 	attrExec       = "exec"
+	attrVariant    = "variant"
+	attrLayout     = "layout"
+	attrLayoutName = "layoutName"
+	attrMounts     = "mounts"
 )
 
-var attributeNames = []string{attrReference, attrPullPolicy, attrInclude, attrExclude, attrSubPath, attrExec}
+var attributeNames = []string{
+	attrReference, attrPullPolicy, attrInclude, attrExclude, attrSubPath, attrExec, attrVariant, attrLayout, attrLayoutName, attrMounts,
+}
 
 const (
 	// podInfoPrefix is Kubernetes' own. Kubelet writes the pod's name and so on over whatever a user wrote there.
 	podInfoPrefix = "csi.storage.k8s.io/"
 	podName       = podInfoPrefix + "pod.name"
 	podNamespace  = podInfoPrefix + "pod.namespace"
-	// podTokens would carry the pod's service account tokens. Anybody who may create a pod can write the attribute, so
-	// it proves nothing.
+	podUID        = podInfoPrefix + "pod.uid"
+	// podServiceAccount is the name of the pod's service account.
+	podServiceAccount = podInfoPrefix + "serviceAccount.name"
+	// podTokens carries the pod's service account tokens in the secrets of a call, where the CSIDriver object says
+	// serviceAccountTokenInSecrets. Anybody who may create a pod can write the attribute, so there it proves nothing.
 	podTokens = podInfoPrefix + "serviceAccount.tokens"
 	// provisionerIdentity is written into PersistentVolumes by external-provisioner, and copied from there by people.
 	provisionerIdentity = "storage.kubernetes.io/csiProvisionerIdentity"
@@ -45,6 +54,13 @@ type Attributes struct {
 	Policy pull.Policy // empty when not given
 	// Include and Exclude are patterns of paths.
 	Include, Exclude []string
+	// Variant selects where the reference leads to several manifests.
+	Variant model.Selection
+	// Layout arranges the files, and LayoutName names the model in it, where the layout has names.
+	Layout     pull.Layout
+	LayoutName string
+	// Mounts are further references in the same volume.
+	Mounts []pull.Mount
 	// SubPath is the directory of the model to show, in clean form; empty for the whole model.
 	SubPath string
 	// Exec allows executing programs from the volume.
@@ -53,6 +69,14 @@ type Attributes struct {
 	Pod string
 
 	fingerprint string
+}
+
+// request is what to pull for a volume, but for who asks.
+func (a Attributes) request() pull.Request {
+	return pull.Request{
+		Ref: a.Ref, Policy: a.Policy, Want: a.Variant, Include: a.Include, Exclude: a.Exclude,
+		Layout: a.Layout, LayoutName: a.LayoutName, Mounts: a.Mounts,
+	}
 }
 
 // Fingerprint is the same text for two volumes that ask for the same. It is stored, so it must not change between
@@ -97,7 +121,7 @@ func ParseAttributes(driver string, context map[string]string) (Attributes, erro
 
 func checkKubernetesKeys(context map[string]string) error {
 	if _, ok := context[podTokens]; ok {
-		return invalidAttribute(podTokens, "is not accepted: tokens in volume attributes prove nothing; use nodePublishSecretRef for credentials")
+		return invalidAttribute(podTokens, "is not accepted: tokens in volume attributes prove nothing; use nodePublishSecretRef for credentials, and serviceAccountTokenInSecrets in a CSIDriver object with tokenRequests")
 	}
 	return nil
 }
@@ -119,10 +143,11 @@ func parseValues(values map[string]string) (a Attributes, err error) {
 	if a.Exclude, err = pull.ParsePatterns(values[attrExclude]); err != nil {
 		return a, fmt.Errorf("volume attribute %q: %w", attrExclude, err)
 	}
-	if sub := values[attrSubPath]; sub != "" {
-		if a.SubPath, err = model.CleanPath(sub); err != nil {
-			return a, fmt.Errorf("volume attribute %q: %w", attrSubPath, err)
-		}
+	if a.Variant, err = model.ParseSelection(values[attrVariant]); err != nil {
+		return a, fmt.Errorf("volume attribute %q: %w", attrVariant, err)
+	}
+	if err := a.parsePresentation(values); err != nil {
+		return a, err
 	}
 	if exec, ok := values[attrExec]; ok {
 		if exec != "true" && exec != "false" {
@@ -134,8 +159,35 @@ func parseValues(values map[string]string) (a Attributes, err error) {
 	return a, err
 }
 
+// parsePresentation reads what decides where in the volume the files are.
+func (a *Attributes) parsePresentation(values map[string]string) (err error) {
+	if a.Layout, err = pull.ParseLayout(values[attrLayout]); err != nil {
+		return fmt.Errorf("volume attribute %q: %w", attrLayout, err)
+	}
+	a.LayoutName = values[attrLayoutName]
+	if a.LayoutName != "" && a.Layout == pull.LayoutFlat {
+		return invalidAttribute(attrLayoutName, "is for volumes with a %s that has names: %q or %q", attrLayout, pull.LayoutHub, pull.LayoutOllama)
+	}
+	if a.Mounts, err = pull.ParseMounts(values[attrMounts]); err != nil {
+		return fmt.Errorf("volume attribute %q: %w", attrMounts, err)
+	}
+	if err := a.request().Check(); err != nil {
+		return fmt.Errorf("volume attributes: %w", err)
+	}
+	if sub := values[attrSubPath]; sub != "" {
+		if a.SubPath, err = model.CleanPath(sub); err != nil {
+			return fmt.Errorf("volume attribute %q: %w", attrSubPath, err)
+		}
+	}
+	return nil
+}
+
 // fingerprint is JSON because a stored one can then be read by a person, and by a later release that needs to.
 func fingerprint(a Attributes) (string, error) {
+	var mounts []string
+	for _, m := range a.Mounts {
+		mounts = append(mounts, m.Path+"="+m.Ref.String())
+	}
 	text, err := json.Marshal(struct {
 		Reference string      `json:"reference"`
 		Policy    pull.Policy `json:"pullPolicy,omitempty"`
@@ -143,7 +195,14 @@ func fingerprint(a Attributes) (string, error) {
 		Exclude   []string    `json:"exclude,omitempty"`
 		SubPath   string      `json:"subPath,omitempty"`
 		Exec      bool        `json:"exec,omitempty"`
-	}{a.Ref.String(), a.Policy, a.Include, a.Exclude, a.SubPath, a.Exec})
+		Variant   string      `json:"variant,omitempty"`
+		Layout    pull.Layout `json:"layout,omitempty"`
+		Name      string      `json:"layoutName,omitempty"`
+		Mounts    []string    `json:"mounts,omitempty"`
+	}{
+		a.Ref.String(), a.Policy, a.Include, a.Exclude, a.SubPath, a.Exec,
+		a.Variant.String(), a.Layout, a.LayoutName, mounts,
+	})
 	return string(text), err
 }
 

@@ -53,27 +53,71 @@ func TestParseAttributesDefaults(t *testing.T) {
 	}
 }
 
+// TestPresentationAttributes: what is selected and how it is shown is part of the fingerprint, in one spelling.
+func TestPresentationAttributes(t *testing.T) {
+	values := map[string]string{
+		"reference": testReference, "variant": "image, b=2 ,linux/arm64,a=1\\,5", "layout": "hf", "layoutName": "org/name@v1",
+		"mounts": "me/a = r.example.com/a:1,\n# second\nme/b=hf://org/b@main", "subPath": "hub",
+	}
+	a, err := ParseAttributes(DefaultName, values)
+	must(t, err)
+	r := a.request()
+	if r.Want.Platform != "linux/arm64" || !r.Want.Image || r.Want.Labels["a"] != "1,5" || r.Want.Labels["b"] != "2" ||
+		r.Layout != pull.LayoutHub || r.LayoutName != "org/name@v1" || len(r.Mounts) != 2 || r.Mounts[1].Path != "me/b" {
+		t.Errorf("request: %+v", r)
+	}
+	want := `{"reference":"` + testReference + `","subPath":"hub","variant":"linux/arm64,image,a=1\\,5,b=2","layout":"hf",` +
+		`"layoutName":"org/name@v1","mounts":["me/a=r.example.com/a:1","me/b=hf://org/b@main"]}`
+	if a.Fingerprint() != want {
+		t.Errorf("fingerprint\n%s, want\n%s", a.Fingerprint(), want)
+	}
+	for name := range values {
+		if name == "reference" {
+			continue
+		}
+		changed := maps.Clone(values)
+		delete(changed, name)
+		if name == "layout" {
+			changed = map[string]string{"reference": testReference, "layout": "ollama"}
+		}
+		b, err := ParseAttributes(DefaultName, changed)
+		must(t, err)
+		if b.Fingerprint() == a.Fingerprint() {
+			t.Errorf("%s is not in the fingerprint", name)
+		}
+	}
+}
+
 func TestParseAttributesRefuses(t *testing.T) {
 	for name, c := range map[string]struct {
 		change map[string]string
 		text   string
 	}{
-		"unknown":            {map[string]string{"pullpolicy": "Always"}, `did you mean "pullPolicy"?`},
-		"unknown, far":       {map[string]string{"color": "red"}, `"color" is not known`},
-		"unknown, prefixed":  {map[string]string{DefaultName + "/subpath": "x"}, `did you mean "subPath"?`},
-		"other driver":       {map[string]string{"other.example.com/exec": "true"}, "is not known"},
-		"twice":              {map[string]string{DefaultName + "/reference": testReference}, "given twice"},
-		"policy":             {map[string]string{"pullPolicy": "always"}, "Always"},
-		"exec":               {map[string]string{"exec": "yes"}, `write "true" or "false"`},
-		"subPath up":         {map[string]string{"subPath": "../x"}, "subPath"},
-		"subPath absolute":   {map[string]string{"subPath": "/x"}, "absolute"},
-		"subPath is all":     {map[string]string{"subPath": "./"}, "itself"},
-		"reference":          {map[string]string{"reference": "Not A Reference"}, "reference"},
-		"empty reference":    {map[string]string{"reference": ""}, "empty"},
-		"NUL":                {map[string]string{"include": "a\x00b"}, "NUL"},
-		"too long":           {map[string]string{"include": strings.Repeat("a", 5000)}, "longer than 4096"},
-		"tokens":             {map[string]string{"csi.storage.k8s.io/serviceAccount.tokens": "canary"}, "nodePublishSecretRef"},
-		"a secret in a name": {map[string]string{strings.Repeat("x", 9000): "v"}, "is not known"},
+		"unknown":             {map[string]string{"pullpolicy": "Always"}, `did you mean "pullPolicy"?`},
+		"unknown, far":        {map[string]string{"color": "red"}, `"color" is not known`},
+		"unknown, prefixed":   {map[string]string{DefaultName + "/subpath": "x"}, `did you mean "subPath"?`},
+		"other driver":        {map[string]string{"other.example.com/exec": "true"}, "is not known"},
+		"twice":               {map[string]string{DefaultName + "/reference": testReference}, "given twice"},
+		"policy":              {map[string]string{"pullPolicy": "always"}, "Always"},
+		"exec":                {map[string]string{"exec": "yes"}, `write "true" or "false"`},
+		"subPath up":          {map[string]string{"subPath": "../x"}, "subPath"},
+		"subPath absolute":    {map[string]string{"subPath": "/x"}, "absolute"},
+		"subPath is all":      {map[string]string{"subPath": "./"}, "itself"},
+		"variant":             {map[string]string{"variant": "arm64"}, "linux/arm64"},
+		"variant, label":      {map[string]string{"variant": "=x"}, "no key"},
+		"layout":              {map[string]string{"layout": "HF"}, `"hf"`},
+		"name without layout": {map[string]string{"layoutName": "org/name"}, "layoutName"},
+		"layoutName":          {map[string]string{"layout": "hf", "layoutName": "a b"}, "layout"},
+		"part of Ollama's":    {map[string]string{"layout": "ollama", "exclude": "LICENSE"}, "all files"},
+		"mounts":              {map[string]string{"mounts": "registry.example.com/a:1"}, "path=reference"},
+		"mounts, path":        {map[string]string{"mounts": "../a=registry.example.com/a:1"}, "mount"},
+		"mounts, overlap":     {map[string]string{"mounts": "a=registry.example.com/a:1\na/b=registry.example.com/b:1"}, "overlaps"},
+		"reference":           {map[string]string{"reference": "Not A Reference"}, "reference"},
+		"empty reference":     {map[string]string{"reference": ""}, "empty"},
+		"NUL":                 {map[string]string{"include": "a\x00b"}, "NUL"},
+		"too long":            {map[string]string{"include": strings.Repeat("a", 5000)}, "longer than 4096"},
+		"tokens":              {map[string]string{"csi.storage.k8s.io/serviceAccount.tokens": "canary"}, "nodePublishSecretRef"},
+		"a secret in a name":  {map[string]string{strings.Repeat("x", 9000): "v"}, "is not known"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			values := map[string]string{"reference": testReference}
@@ -97,6 +141,8 @@ func FuzzParseAttributes(f *testing.F) {
 	f.Add("pullPolicy", "Always", "include", "*.json,!x\n#c")
 	f.Add(DefaultName+"/exec", "true", "csi.storage.k8s.io/pod.name", "p")
 	f.Add("subPath", "a/../../b", "exclude", "[")
+	f.Add("layout", "hf", "mounts", "org/a=r.io/a,b=hf://c")
+	f.Add("variant", "linux/arm64,a=b", "mounts", "a/b=r.io/a\n#x\n../c=r.io/c")
 	f.Fuzz(func(t *testing.T, k1, v1, k2, v2 string) {
 		a, err := ParseAttributes(DefaultName, map[string]string{"reference": testReference, k1: v1, k2: v2})
 		if err != nil {

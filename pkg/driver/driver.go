@@ -79,9 +79,8 @@ type Options struct {
 	Puller  Puller
 	Store   Store
 	Mounter mount.Mounter
-	// Keychain makes the keychain of one publish from the data of its nodePublishSecretRef; credential.ForPod when
-	// nil.
-	Keychain func(secrets map[string]string) (model.Keychain, error)
+	// Keychain makes the keychain of one publish; what credential.ForPod makes of the caller's secrets when nil.
+	Keychain func(credential.Caller) (model.Keychain, error)
 
 	// PublishTimeout bounds how long one publish waits for a pull; 110 s when zero.
 	PublishTimeout time.Duration
@@ -101,6 +100,7 @@ type Driver struct {
 	socket   string // path of Endpoint
 	viewsDir string
 	targets  keyedLock
+	attempts *attempts
 
 	reconciled atomic.Bool
 	serving    atomic.Pointer[socket]
@@ -127,7 +127,7 @@ func New(o Options) (*Driver, error) {
 		o.Version = "unknown"
 	}
 	if o.Keychain == nil {
-		o.Keychain = credential.ForPod
+		o.Keychain = func(c credential.Caller) (model.Keychain, error) { return credential.ForPod(c.Secrets) }
 	}
 	if o.PublishTimeout <= 0 {
 		o.PublishTimeout = defaultPublishTimeout
@@ -149,7 +149,7 @@ func New(o Options) (*Driver, error) {
 	}
 	// The directory of all views is the one above any of them.
 	views := filepath.Dir(o.Store.ViewPath(model.Tree(nil).Digest()))
-	return &Driver{opts: o, log: o.Logger, socket: path, viewsDir: views}, nil
+	return &Driver{opts: o, log: o.Logger, socket: path, viewsDir: views, attempts: newAttempts()}, nil
 }
 
 // Run compares what was published before with what is mounted, serves CSI, and registers the driver with kubelet, until

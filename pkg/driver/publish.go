@@ -10,6 +10,7 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 
+	"github.com/model-csi/model-csi/pkg/credential"
 	"github.com/model-csi/model-csi/pkg/model"
 	"github.com/model-csi/model-csi/pkg/mount"
 	"github.com/model-csi/model-csi/pkg/pull"
@@ -25,11 +26,18 @@ const lockWait = 5 * time.Second
 type volume struct {
 	id, target string
 	attributes Attributes
-	secrets    map[string]string
+	caller     credential.Caller
 }
 
 // NodePublishVolume implements csi.NodeServer: when it returns without an error the model is at the target path.
 func (d *Driver) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
+	end := d.attempts.begin(d.opts.Name, r)
+	answer, err := d.publishVolume(ctx, r)
+	end(err)
+	return answer, err
+}
+
+func (d *Driver) publishVolume(ctx context.Context, r *csi.NodePublishVolumeRequest) (*csi.NodePublishVolumeResponse, error) {
 	if err := checkVolume(r.GetVolumeId(), r.GetTargetPath(), d.stateRoot()); err != nil {
 		return nil, err
 	}
@@ -49,8 +57,12 @@ func (d *Driver) NodePublishVolume(ctx context.Context, r *csi.NodePublishVolume
 		return nil, err
 	}
 	defer unlock()
-	v := volume{r.GetVolumeId(), r.GetTargetPath(), attributes, r.GetSecrets()}
+	v := volume{id: r.GetVolumeId(), target: r.GetTargetPath(), attributes: attributes}
 	done, err := d.published(v)
+	if err == nil && !done {
+		// Whoever has the volume already needs no credentials, nor good ones.
+		v.caller, err = callerOf(r)
+	}
 	if err == nil && !done {
 		err = d.publish(ctx, v)
 	}
@@ -163,7 +175,7 @@ func (d *Driver) publish(ctx context.Context, v volume) (err error) {
 }
 
 func (d *Driver) pull(ctx context.Context, v volume) (*pull.Result, error) {
-	keychain, err := d.opts.Keychain(v.secrets)
+	keychain, err := d.opts.Keychain(v.caller)
 	if err != nil {
 		return nil, err
 	}
@@ -175,34 +187,43 @@ func (d *Driver) pull(ctx context.Context, v volume) (*pull.Result, error) {
 	}
 	pulling, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	result, err := d.opts.Puller.Pull(pulling, pull.Request{
-		Ref:      v.attributes.Ref,
-		Policy:   v.attributes.Policy,
-		Include:  v.attributes.Include,
-		Exclude:  v.attributes.Exclude,
-		Keychain: keychain,
-	})
+	request := v.attributes.request()
+	request.Keychain, request.Namespace = keychain, v.caller.Namespace
+	result, err := d.opts.Puller.Pull(pulling, request)
 	if err == nil && result == nil {
 		err = errors.New("pull returned nothing")
 	}
 	return result, err
 }
 
+// podOf is namespace/name of a pod that kubelet vouches for; empty without one. What a namespace holds is counted by it.
+func podOf(c credential.Caller) string {
+	if c.Namespace == "" || c.Pod == "" {
+		return ""
+	}
+	return c.Namespace + "/" + c.Pod
+}
+
 // newLease describes the volume; sub is the directory of the tree that it shows.
 func newLease(v volume, r *pull.Result, sub string) store.Lease {
 	bytes, files := measure(r.Tree, sub)
+	var mounts []string
+	for _, m := range r.Mounts {
+		mounts = append(mounts, m.Path+"="+m.Ref.String())
+	}
 	return store.Lease{
 		VolumeID:   v.id,
 		Target:     v.target,
 		Reference:  v.attributes.Ref.String(),
 		Digest:     r.Digest,
+		Mounts:     mounts,
 		View:       r.Tree.Digest(),
 		SubPath:    v.attributes.SubPath,
 		Format:     r.Format,
 		Bytes:      bytes,
 		Files:      files,
 		Attributes: v.attributes.Fingerprint(),
-		Pod:        v.attributes.Pod,
+		Pod:        podOf(v.caller),
 	}
 }
 

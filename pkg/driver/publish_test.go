@@ -37,6 +37,9 @@ func TestPublish(t *testing.T) {
 		t.Errorf("lease: %+v", lease)
 	}
 	r := e.puller.requests[0]
+	if r.Namespace != "default" {
+		t.Errorf("the rules are asked about namespace %q", r.Namespace)
+	}
 	if r.Policy != pull.PolicyAlways || !slices.Equal(r.Include, []string{"*.onnx", "*.json"}) || !slices.Equal(r.Exclude, []string{"int8/"}) {
 		t.Errorf("pull request: %+v", r)
 	}
@@ -111,6 +114,28 @@ func TestPublishBadSubPath(t *testing.T) {
 		wantCode(t, err, codes.InvalidArgument)
 		if err == nil || !strings.Contains(err.Error(), text) {
 			t.Errorf("subPath %q: error %v lacks %q", sub, err, text)
+		}
+		e.checkNothingLeft()
+	}
+}
+
+// What is wrong with a reference, and what would be right, is in the event that kubelet makes of the error.
+func TestPublishBadReference(t *testing.T) {
+	for ref, text := range map[string]string{
+		"olama://llama3.2":          "did you mean ollama?",
+		"hf://org/name/file.gguf":   "hf://[datasets/|spaces/]org/name[@revision]",
+		"ollama://a/b/c/d":          "ollama://[host/][namespace/]name[:tag]",
+		"model-registry://":         "model-registry://[host/]model[/version]",
+		"s3://bucket/model":         "push the model to a registry",
+		"https://registry.io/model": "without https://",
+		"qwen3":                     "names no registry",
+		"hf://org/name@a\nb":        "is not a branch",
+	} {
+		e := newEnv(t)
+		err := e.publish(e.request("reference", ref))
+		wantCode(t, err, codes.InvalidArgument)
+		if err == nil || !strings.Contains(err.Error(), text) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("reference %q: error %v lacks %q", ref, err, text)
 		}
 		e.checkNothingLeft()
 	}

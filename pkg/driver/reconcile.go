@@ -42,6 +42,10 @@ func (d *Driver) reconcile(ctx context.Context) {
 	}
 }
 
+// LocalPrefix begins the ids of volumes that a person has mounted, without a pod. Nobody asks for them again after a
+// reboot.
+const LocalPrefix = "local-"
+
 // stale says that the volume is not mounted and that its pod is gone. Kubelet removes the directory around a target only
 // with the pod's volume; while the directory is there, kubelet will publish the volume again (after a reboot) or
 // unpublish it.
@@ -49,6 +53,9 @@ func (d *Driver) stale(l store.Lease) (bool, error) {
 	state, err := d.opts.Mounter.State(l.Target)
 	if err != nil || state.Mounted {
 		return false, err
+	}
+	if strings.HasPrefix(l.VolumeID, LocalPrefix) && l.Pod == "" {
+		return true, nil
 	}
 	_, err = os.Lstat(filepath.Dir(l.Target))
 	if !errors.Is(err, fs.ErrNotExist) {

@@ -51,6 +51,23 @@ func TestReconcile(t *testing.T) {
 	}
 }
 
+// What a person has mounted is gone after a reboot, and nobody asks for it again.
+func TestReconcileLocalVolumes(t *testing.T) {
+	e := newEnv(t)
+	r := e.request()
+	r.VolumeId, r.VolumeContext = LocalPrefix+"0123", map[string]string{"reference": r.VolumeContext["reference"]}
+	must(t, e.publish(r))
+	e.reconcile(t.Context())
+	if _, kept := e.store.Lease(r.VolumeId, e.target); !kept {
+		t.Fatal("the lease of a mount was dropped")
+	}
+	e.mounter.Reboot()
+	e.reconcile(t.Context())
+	if _, kept := e.store.Lease(r.VolumeId, e.target); kept {
+		t.Error("the lease is kept after a reboot")
+	}
+}
+
 func TestReconcileLeavesMountsWithoutLease(t *testing.T) {
 	e := newEnv(t)
 	must(t, e.publish(e.request()))

@@ -3,6 +3,9 @@ package driver
 import (
 	"fmt"
 	"log/slog"
+	"path"
+	"slices"
+	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -31,24 +34,33 @@ func (r redacted) LogValue() slog.Value {
 	return slog.StringValue(string(text))
 }
 
-// redact hides every field that the CSI specification marks as secret, at any depth, and tokens that somebody put into
-// a volume's attributes.
+// redact hides every field that the CSI specification marks as secret, at any depth, and in a volume's attributes the
+// values that are not ours: tokens, and passwords that somebody took the attributes for the place for.
 func redact(m protoreflect.Message) {
 	m.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
 		switch {
 		case isSecret(field):
 			hide(m, field, value)
 		case field.IsMap() && field.MapValue().Kind() == protoreflect.StringKind:
-			token := protoreflect.ValueOfString(podTokens).MapKey()
-			if value.Map().Has(token) {
-				value.Map().Set(token, protoreflect.ValueOfString(hidden))
-			}
+			hideUnknown(value.Map())
 		case field.Message() != nil && !field.IsMap() && !field.IsList():
 			redact(value.Message())
 		case field.Message() != nil && field.IsList():
 			for i := range value.List().Len() {
 				redact(value.List().Get(i).Message())
 			}
+		}
+		return true
+	})
+}
+
+// hideUnknown keeps the values of the attributes that have a meaning.
+func hideUnknown(m protoreflect.Map) {
+	m.Range(func(key protoreflect.MapKey, _ protoreflect.Value) bool {
+		name := key.String()
+		known := strings.HasPrefix(name, podInfoPrefix) && name != podTokens || name == provisionerIdentity || slices.Contains(attributeNames, path.Base(name))
+		if !known {
+			m.Set(key, protoreflect.ValueOfString(hidden))
 		}
 		return true
 	})

@@ -13,7 +13,7 @@ func TestRedacted(t *testing.T) {
 	r := &csi.NodePublishVolumeRequest{
 		VolumeId: "csi-1", TargetPath: "/target",
 		Secrets:       map[string]string{"password": canary, ".dockerconfigjson": canary},
-		VolumeContext: map[string]string{"reference": testReference, podTokens: canary},
+		VolumeContext: map[string]string{"reference": testReference, podTokens: canary, "passwrod": canary, "other.example.com/token": canary},
 	}
 	shown := redacted{r}.LogValue().String()
 	for _, want := range []string{"csi-1", "/target", testReference, "password", hidden} {

@@ -15,6 +15,7 @@ import (
 // target path. It needs neither the network nor room on the disk, and does not mind a volume that it never heard of.
 func (d *Driver) NodeUnpublishVolume(ctx context.Context, r *csi.NodeUnpublishVolumeRequest) (*csi.NodeUnpublishVolumeResponse, error) {
 	volumeID, target := r.GetVolumeId(), r.GetTargetPath()
+	d.attempts.forget(volumeID, target)
 	if err := checkVolume(volumeID, target, d.stateRoot()); err != nil {
 		return nil, err
 	}

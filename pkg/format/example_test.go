@@ -58,5 +58,5 @@ func ExampleNames() {
 		}
 	}
 	// Output:
-	// | ollama | Ollama models in any OCI registry, as named files: model.gguf, mmproj.gguf, template and so on |
+	// | ollama | Ollama models in any OCI registry, as named files: model.gguf, mmproj.gguf, template and so on; with `layout: ollama` as a store for `OLLAMA_MODELS` |
 }

@@ -1,6 +1,9 @@
 // Package format knows what a manifest means: which of its layers are files, which are archives of files, and where
 // each file belongs.
 //
+// A tree can be shown in the form that a program expects ([HubCache], [OllamaStore]), and trees can be put together
+// ([Merge]).
+//
 // [Select] picks one manifest from an index. [Parse] reads a manifest and its config and returns a [Plan]. Before
 // anything is fetched the plan says which blobs are needed and the paths of those that are plain files ("raw" layers).
 // Once the archive layers have been taken apart into their members, [Plan.Tree] puts everything in its place. All are
@@ -46,6 +49,8 @@ type Plan struct {
 	RootFS bool
 	// Strip is a directory that is left out of the paths if every file lies below it.
 	Strip string
+	// Commit is the Git commit that the files are from; empty where the manifest does not tell.
+	Commit string
 	// Notes are sentences for the log about what the artifact mentions and the tree does not have.
 	Notes []string
 }
@@ -114,6 +119,7 @@ type format struct {
 // formats in the order of detection. The order matters: the media types of layers overlap, so what only one producer
 // writes comes before what several do, images come before generic artifacts, and the last one takes everything.
 var formats = []format{
+	hub,
 	cnaiManifest,
 	ollama,
 	kitOps,

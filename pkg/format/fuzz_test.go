@@ -74,15 +74,16 @@ func checkTree(t *testing.T, in Input, p Plan, list []model.Member) {
 	if err != nil || same.Digest() != tree.Digest() {
 		t.Errorf("the second time it is another tree: %v", err)
 	}
-	if !p.RootFS {
-		return
-	}
-	dir, err := ModelDir(tree, in.Config, "")
+	cache := HubCache{Repository: "org/name", Commit: strings.Repeat("0", 40)}
+	shown, err := cache.Tree(tree)
 	if err != nil {
 		requireKind(t, err)
 		return
 	}
-	if _, err := Subtree(tree, dir); err != nil {
+	if want := len(tree) + len(cache.Refs()); len(shown) != want {
+		t.Errorf("as a cache it has %d entries, want %d", len(shown), want)
+	}
+	if _, err := Merge([]Placed{{Tree: tree}, {Dir: "mounted", Tree: tree}}); err != nil {
 		requireKind(t, err)
 	}
 }
@@ -100,6 +101,7 @@ func FuzzKitOps(f *testing.F)      { fuzzFormat(f, "kitops") }
 func FuzzOllama(f *testing.F)      { fuzzFormat(f, "ollama") }
 func FuzzDockerModel(f *testing.F) { fuzzFormat(f, "docker-model") }
 func FuzzImage(f *testing.F)       { fuzzFormat(f, "image") }
+func FuzzHub(f *testing.F)         { fuzzFormat(f, "huggingface") }
 func FuzzGeneric(f *testing.F)     { fuzzFormat(f, "generic") }
 
 // FuzzLayers puts foreign words into a manifest that is otherwise right, which reaches deeper than bytes that have to
@@ -142,6 +144,36 @@ func FuzzLayers(f *testing.F) {
 	})
 }
 
+// FuzzAnnotations has two layers of any type with any annotations: paths, titles and the attributes of files as producers
+// write them into each other.
+func FuzzAnnotations(f *testing.F) {
+	const raw = "application/vnd.cncf.model.weight.v1.raw"
+	f.Add(raw, `{"org.cncf.model.filepath":"a/b","org.cncf.model.file.metadata+json":"{\"name\":\"b\",\"mode\":493}"}`, `{"org.opencontainers.image.title":"c"}`)
+	f.Add(raw, `{"org.cnai.model.filepath":"../x","org.cncf.model.file.metadata":"{\"mode\":-1}"}`, `{"org.cncf.model.filepath":"a\u0000b"}`)
+	f.Add("application/vnd.oci.image.layer.v1.tar+gzip", `{"org.opencontainers.image.title":"d","io.deis.oras.content.unpack":"true"}`, `null`)
+	f.Fuzz(func(t *testing.T, mediaType, first, second string) {
+		var layers []map[string]any
+		for i, text := range []string{first, second} {
+			var annotations map[string]string
+			if json.Unmarshal([]byte(text), &annotations) != nil {
+				annotations = map[string]string{annotationTitle: text}
+			}
+			layers = append(layers, map[string]any{"mediaType": mediaType, "digest": digest.FromString(text), "size": i, "annotations": annotations})
+		}
+		manifest, err := json.Marshal(map[string]any{"schemaVersion": 2, "layers": layers, "annotations": layers[0]["annotations"]})
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := Input{Manifest: manifest}
+		p, err := Parse(in)
+		if err != nil {
+			requireKind(t, err)
+			return
+		}
+		checkTree(t, in, p, []model.Member{scriptMember("f " + first), scriptMember("l l " + second)})
+	})
+}
+
 // FuzzRootFS builds layers from words, which reaches deeper into whiteouts and links than JSON that has to stay valid.
 func FuzzRootFS(f *testing.F) {
 	f.Add("d a\nf a/b\nl a/l /a/b\n--\nf a/.wh.b\nh a/h a/b")
@@ -158,17 +190,9 @@ func FuzzRootFS(f *testing.F) {
 				lists[d] = append(lists[d], scriptMember(line))
 			}
 		}
-		tree, err := p.Tree(func(d digest.Digest) []model.Member { return lists[d] }, nil)
-		if err != nil {
+		// That links stay inside is for NewTree to check.
+		if _, err := p.Tree(func(d digest.Digest) []model.Member { return lists[d] }, nil); err != nil {
 			requireKind(t, err)
-			return
-		}
-		for _, e := range tree {
-			if e.Mode.IsDir() {
-				if _, err := Subtree(tree, e.Path); err != nil {
-					requireKind(t, err)
-				}
-			}
 		}
 	})
 }
@@ -207,7 +231,7 @@ func FuzzSelect(f *testing.F) {
 	f.Add(indexOf(f, typeDockerList, entry{name: "a", platform: "linux/amd64"}, entry{name: "b", platform: "linux/arm64", labels: `{"a":1}`}), "linux/amd64")
 	f.Add(indexOf(f, "", entry{name: "a", platform: "unknown/unknown"}, entry{name: "b", artifactType: prefixCNAI}), "linux/arm/v7")
 	f.Fuzz(func(t *testing.T, index []byte, platform string) {
-		got, err := Select(index, "", platform)
+		got, err := Select(index, "", model.Selection{Node: platform})
 		if err != nil {
 			requireKind(t, err)
 			return

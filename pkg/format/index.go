@@ -21,26 +21,11 @@ type Chosen struct {
 	MediaType string
 }
 
-// Selection says which entry of an index is wanted.
-type Selection struct {
-	// Platform is os/architecture[/variant]; it decides between several entries.
-	Platform string
-	// Labels select an entry of a KitOps index; every one must be equal. Empty means that labels do not matter.
-	Labels map[string]string
-	// Image asks for the image where an index offers an image and a model artifact side by side.
-	Image bool
-}
-
-// Select picks the entry of an index for a platform such as "linux/arm64". See [Selection.Select].
-func Select(index []byte, mediaType, platform string) (Chosen, error) {
-	return Selection{Platform: platform}.Select(index, mediaType)
-}
-
-// Select picks the entry of an index: attestations and what is no manifest are left out; labels decide if there are
-// any; else a model artifact comes before images; else the only entry is taken whatever its platform, and of several
-// the first for the platform. Where nothing fits it fails with model.ErrNotFound and lists what is there, because any
-// other choice would be a random model.
-func (s Selection) Select(index []byte, mediaType string) (Chosen, error) {
+// Select picks the entry of an index. Attestations and what is no manifest are left out. What want asks for decides: the
+// platform, labels. Then a model artifact comes before images; then the only entry is taken whatever its platform, and of
+// several the first for the node's platform. Where nothing fits it fails with model.ErrNotFound and lists what is there,
+// because any other choice would be a random model.
+func Select(index []byte, mediaType string, want model.Selection) (Chosen, error) {
 	m, err := parseDocument(index, mediaType)
 	if err != nil {
 		return Chosen{}, err
@@ -48,27 +33,42 @@ func (s Selection) Select(index []byte, mediaType string) (Chosen, error) {
 	if len(m.Layers) > 0 || isManifestType(m.MediaType) {
 		return Chosen{}, fmt.Errorf("index: media type %q is that of a manifest: %w", m.MediaType, model.ErrInvalid)
 	}
-	entries := candidates(m.Manifests)
-	if len(entries) == 0 {
+	all := candidates(m.Manifests)
+	if len(all) == 0 {
 		return Chosen{}, fmt.Errorf("index lists no manifest that could be a model (%d entries): %w", len(m.Manifests), model.ErrNotFound)
 	}
-	if len(s.Labels) > 0 {
-		return s.byLabels(entries)
-	}
-	if models := slices.DeleteFunc(slices.Clone(entries), func(d descriptor) bool { return isModelEntry(d) == s.Image }); len(models) > 0 {
-		entries = models
-	}
-	if len(entries) == 1 {
-		return chosen(entries[0]), nil
-	}
-	for _, fits := range []func(want, has specs.Platform) bool{samePlatform, anyVariant} {
-		for _, d := range entries {
-			if d.Platform != nil && fits(parsePlatform(s.Platform), normalise(*d.Platform)) {
-				return chosen(d), nil
-			}
+	entries := all
+	if want.Platform != "" {
+		if entries = forPlatform(all, want.Platform); len(entries) == 0 {
+			return Chosen{}, fmt.Errorf("index has no entry for platform %s; it lists %s: %w", clip(want.Platform), list(all), model.ErrNotFound)
 		}
 	}
-	return Chosen{}, fmt.Errorf("index has no entry for platform %s; it lists %s: %w", s.Platform, list(entries), model.ErrNotFound)
+	if len(want.Labels) > 0 {
+		return byLabels(entries, want.Labels)
+	}
+	if models := slices.DeleteFunc(slices.Clone(entries), func(d descriptor) bool { return isModelEntry(d) == want.Image }); len(models) > 0 {
+		entries = models
+	}
+	if len(entries) > 1 && want.Platform == "" {
+		entries = forPlatform(entries, want.Node)
+	}
+	if len(entries) == 0 {
+		return Chosen{}, fmt.Errorf("index has several entries and none for platform %s; select one as the volume's variant: it lists %s: %w", want.Node, list(all), model.ErrNotFound)
+	}
+	return chosen(entries[0]), nil
+}
+
+// forPlatform keeps the entries for a platform: those that name it exactly, else those whose variant is not known.
+func forPlatform(entries []descriptor, platform string) []descriptor {
+	for _, fits := range []func(want, has specs.Platform) bool{samePlatform, anyVariant} {
+		fitting := slices.DeleteFunc(slices.Clone(entries), func(d descriptor) bool {
+			return d.Platform == nil || !fits(parsePlatform(platform), normalise(*d.Platform))
+		})
+		if len(fitting) > 0 {
+			return fitting
+		}
+	}
+	return nil
 }
 
 func chosen(d descriptor) Chosen {
@@ -104,10 +104,10 @@ func isModelEntry(d descriptor) bool {
 }
 
 // byLabels selects by KitOps' modelMetadata, whose values are JSON: a string, or the text of anything else.
-func (s Selection) byLabels(entries []descriptor) (Chosen, error) {
+func byLabels(entries []descriptor, want map[string]string) (Chosen, error) {
 	var found []descriptor
 	for _, d := range entries {
-		if labels := d.labels(); matches(labels, s.Labels) {
+		if labels := d.labels(); matches(labels, want) {
 			found = append(found, d)
 		}
 	}

@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// maxManifest is what most registries accept at most.
-	maxManifest = 4 << 20
+	// maxManifest is above every limit that an operator may set for what is fetched.
+	maxManifest = 64 << 20
 	// maxLayers is several times what the largest models need that keep each tensor in a layer.
 	maxLayers = 10000
 	// maxAnnotations bounds the annotations of one descriptor, in bytes: Kubernetes' own limit for one object.
@@ -34,6 +34,8 @@ type manifest struct {
 	Manifests     []descriptor      `json:"manifests"`
 	Annotations   map[string]string `json:"annotations"`
 
+	// document holds the bytes of the manifest itself.
+	document []byte
 	// config holds the bytes of the config blob, nil when there is none.
 	config []byte
 	// forced says that the user named the format.
@@ -226,7 +228,7 @@ func parseManifest(in Input) (*manifest, error) {
 	if len(m.Manifests) > 0 || isIndexType(m.MediaType) {
 		return nil, fmt.Errorf("manifest is an index; one of its entries has to be selected first: %w", model.ErrInvalid)
 	}
-	m.config = in.Config
+	m.document, m.config = in.Manifest, in.Config
 	return m, nil
 }
 

@@ -13,8 +13,9 @@ import (
 const prefixOllama = "application/vnd.ollama.image."
 
 var ollama = format{
-	name:  "ollama",
-	reads: "Ollama models in any OCI registry, as named files: model.gguf, mmproj.gguf, template and so on",
+	name: "ollama",
+	reads: "Ollama models in any OCI registry, as named files: model.gguf, mmproj.gguf, template and so on; " +
+		"with `layout: ollama` as a store for `OLLAMA_MODELS`",
 	detect: func(m *manifest) bool {
 		for _, l := range m.Layers {
 			if strings.HasPrefix(l.MediaType, prefixOllama) {
@@ -159,7 +160,7 @@ func OllamaStore(in Input, ref model.Ref) (Plan, error) {
 		return Plan{}, err
 	}
 	if !ollama.detect(m) {
-		return Plan{}, fmt.Errorf("%s: it is no Ollama model, so that Ollama's own layout does not apply: %w", m, model.ErrUnsupported)
+		return Plan{}, fmt.Errorf("%s: it is no Ollama model, so that Ollama's own layout does not apply; leave the layout out to have the files as they are: %w", m, model.ErrUnsupported)
 	}
 	if err := m.refuseCloudStub(); err != nil {
 		return Plan{}, err

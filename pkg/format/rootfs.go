@@ -1,6 +1,8 @@
 package format
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -16,8 +18,6 @@ const (
 	whiteoutOpaque = ".wh..wh..opq"
 	// whiteoutAUFS starts the names of AUFS' own files, which some old layers still have.
 	whiteoutAUFS = ".wh..wh."
-	// maxLinks bounds how many symbolic links one name leads through, as the kernel does.
-	maxLinks = 40
 )
 
 // landmarks are eStargz' own files at the root of a layer.
@@ -175,47 +175,40 @@ func (r rootFS) lookup(name string) (*node, error) {
 	return parent.children[path.Base(name)], nil
 }
 
+// errAbsent ends a walk to a directory that is not there and shall not be made.
+var errAbsent = errors.New("there is no such directory")
+
 // directory finds a directory, following links, and makes what is missing if make is set; otherwise a missing one is
 // nil. A file in the way is an error when making, and nothing otherwise.
 func (r rootFS) directory(name string, make bool) (*node, error) {
-	stack := []*node{r.top}
-	todo := strings.Split(name, "/")
-	for links := 0; len(todo) > 0; {
-		part := todo[0]
-		todo = todo[1:]
-		switch part {
-		case "", ".":
-			continue
-		case "..":
-			stack = stack[:max(1, len(stack)-1)]
-			continue
-		}
-		at := stack[len(stack)-1]
+	places, _, err := model.Walk([]*node{r.top}, name, func(at *node, part string) (*node, string, error) {
 		next := at.children[part]
 		switch {
-		case next == nil && !make:
-			return nil, nil
-		case next == nil:
+		case next == nil && make:
 			next = newDir()
 			at.children[part] = next
+		case next == nil:
+			return nil, "", errAbsent
 		case next.file.Mode.Type() == fs.ModeSymlink:
-			if links++; links > maxLinks {
-				return nil, fmt.Errorf("symbolic link %q -> %q runs in a circle: %w", part, clip(next.file.Link), model.ErrInvalid)
-			}
-			if strings.HasPrefix(next.file.Link, "/") {
-				stack = stack[:1]
-			}
-			todo = append(strings.Split(next.file.Link, "/"), todo...)
-			continue
+			return nil, next.target(), nil
 		case !next.file.Mode.IsDir() && make:
-			return nil, fmt.Errorf("%q is a file and not a directory: %w", part, model.ErrInvalid)
+			return nil, "", fmt.Errorf("%q is a file and not a directory: %w", part, model.ErrInvalid)
 		case !next.file.Mode.IsDir():
-			return nil, nil
+			return nil, "", errAbsent
 		}
-		stack = append(stack, next)
+		return next, "", nil
+	})
+	if errors.Is(err, errAbsent) {
+		return nil, nil
 	}
-	return stack[len(stack)-1], nil
+	if err != nil {
+		return nil, err
+	}
+	return places[len(places)-1], nil
 }
+
+// target of a symbolic link, which leads to its own directory when it is empty.
+func (n *node) target() string { return cmp.Or(n.file.Link, ".") }
 
 // files lists everything with its path, links made relative.
 func (r rootFS) files() ([]model.File, error) {
@@ -247,64 +240,61 @@ func (r rootFS) files() ([]model.File, error) {
 }
 
 // rebase makes a link relative that starts at the root or climbs above it, so that it leads to the same place wherever
-// the tree is mounted.
+// the tree is mounted. It climbs no further than it must: then it also works where only a directory is mounted that
+// holds both ends.
 func (r rootFS) rebase(f model.File) (string, error) {
-	depth := strings.Count(f.Path, "/")
-	up := strings.Repeat("../", depth)
-	link := f.Link
-	if strings.HasPrefix(link, "/") {
-		link = up + strings.TrimLeft(link, "/")
-	}
-	at, escaped, err := r.follow(path.Dir(f.Path), link)
-	if err != nil {
+	dir := path.Dir(f.Path)
+	end, beyond, err := r.follow(dir, f.Link)
+	switch {
+	case err != nil:
 		return "", fmt.Errorf("symbolic link %q: %w", f.Path, err)
+	case beyond:
+		return relative(dir, end), nil
+	case strings.HasPrefix(f.Link, "/"):
+		return relative(dir, strings.TrimLeft(f.Link, "/")), nil
 	}
-	if escaped {
-		link = up + strings.Join(at, "/")
-	}
-	if link == "" {
-		link = "."
-	}
-	return link, nil
+	return cmp.Or(f.Link, "."), nil
 }
 
-// follow walks a link from dir to its end. escaped says that ".." was used at the root on the way, which is allowed in
-// an image and leads out of a tree.
-func (r rootFS) follow(dir, link string) (at []string, escaped bool, err error) {
-	if dir != "." {
-		at = strings.Split(dir, "/")
+// relative is the link from a directory to a path, both from the root. The directory must be free of links.
+func relative(dir, to string) string {
+	from, target := strings.Split(dir, "/"), strings.Split(to, "/")
+	if dir == "." {
+		from = nil
 	}
-	todo := strings.Split(link, "/")
-	for links := 0; len(todo) > 0; {
-		part := todo[0]
-		todo = todo[1:]
-		switch part {
-		case "", ".":
-			continue
-		case "..":
-			if len(at) == 0 {
-				escaped = true
-				continue
-			}
-			at = at[:len(at)-1]
-			continue
-		}
-		next := append(at[:len(at):len(at)], part)
-		n, err := r.lookup(strings.Join(next, "/"))
-		if err != nil {
-			return nil, false, err
-		}
-		if n != nil && n.file.Mode.Type() == fs.ModeSymlink {
-			if links++; links > maxLinks {
-				return nil, false, fmt.Errorf("it runs in a circle: %w", model.ErrInvalid)
-			}
-			if strings.HasPrefix(n.file.Link, "/") {
-				at = nil
-			}
-			todo = append(strings.Split(n.file.Link, "/"), todo...)
-			continue
-		}
-		at = next
+	for len(from) > 0 && len(target) > 0 && from[0] == target[0] {
+		from, target = from[1:], target[1:]
 	}
-	return at, escaped, nil
+	link := strings.Repeat("../", len(from)) + strings.Join(target, "/")
+	return cmp.Or(strings.TrimRight(link, "/"), ".")
+}
+
+// place is where a walk along a link has come to; node is nil where nothing is.
+type place struct {
+	path string
+	node *node
+}
+
+// follow walks a link from the directory dir to its end. beyond says that ".." was used at the root on the way, which
+// is allowed in an image and leads out of a tree.
+func (r rootFS) follow(dir, link string) (end string, beyond bool, err error) {
+	step := func(at place, name string) (place, string, error) {
+		next := place{path: path.Join(at.path, name)}
+		if at.node != nil {
+			next.node = at.node.children[name]
+		}
+		if next.node != nil && next.node.file.Mode.Type() == fs.ModeSymlink {
+			return place{}, next.node.target(), nil
+		}
+		return next, "", nil
+	}
+	from, _, err := model.Walk([]place{{node: r.top}}, dir, step)
+	if err != nil {
+		return "", false, err
+	}
+	places, beyond, err := model.Walk(from, link, step)
+	if err != nil {
+		return "", false, err
+	}
+	return places[len(places)-1].path, beyond, nil
 }

@@ -113,3 +113,37 @@ func TestLedgerForgets(t *testing.T) {
 		t.Errorf("a damaged ledger: %v, %d proofs", err, l.Len())
 	}
 }
+
+// FuzzLedger opens a ledger whose file holds anything: it opens, and believes no proof from the future or of long ago.
+func FuzzLedger(f *testing.F) {
+	f.Add([]byte(`{"k":"2026-01-01T00:00:00Z"}`), []byte("key"))
+	f.Add([]byte(`{"k":"9999-12-31T23:59:59Z","other":"0001-01-01T00:00:00Z"}`), make([]byte, keyLength))
+	f.Add([]byte(`null`), []byte{})
+	f.Add([]byte(`{"k":7}`), []byte{})
+	f.Fuzz(func(t *testing.T, ledger, key []byte) {
+		dir := t.TempDir()
+		for name, content := range map[string][]byte{ledgerFile: ledger, keyFile: key} {
+			if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		now := time.Date(2026, 1, 1, 0, 5, 0, 0, time.UTC)
+		l, err := Open(dir, Options{Now: func() time.Time { return now }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for k, at := range l.proofs {
+			if age := now.Sub(at); l.State(k) != None && (age < 0 || age > 24*time.Hour) {
+				t.Errorf("a proof of %s is %s", at, l.State(k))
+			}
+		}
+		secret := l.Key(model.Ref{Scheme: "oci", Registry: "r.io", Repository: "m"}, digest.FromString("m"), model.Credential{})
+		if err := l.Prove(secret); err != nil || l.State(secret) != Valid {
+			t.Errorf("a new proof is %s (%v)", l.State(secret), err)
+		}
+		again, err := Open(dir, Options{Now: func() time.Time { return now }})
+		if err != nil || again.State(secret) != Valid {
+			t.Errorf("the proof is lost: %v", err)
+		}
+	})
+}

@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"math"
+	"unicode/utf8"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -220,6 +221,10 @@ func (x *splitter) split(r *tar.Reader, w *memberWriter) error {
 		if len(header.Name) > maxName || len(header.Linkname) > maxName || x.names > maxNames {
 			return fmt.Errorf("entry %.80q: its name is longer than %d bytes, or all names together than %d: %w", header.Name, maxName, maxNames, model.ErrTooLarge)
 		}
+		if !utf8.ValidString(header.Name) || !utf8.ValidString(header.Linkname) {
+			// Members are kept as JSON, which would make another name of it.
+			return fmt.Errorf("entry %.80q: its name is not UTF-8: %w", header.Name, model.ErrInvalid)
+		}
 		m := &model.Member{Name: header.Name, Mode: header.FileInfo().Mode(), Link: header.Linkname}
 		switch header.Typeflag {
 		case tar.TypeReg, tar.TypeGNUSparse:
@@ -331,12 +336,13 @@ func (x *splitter) decompressZstd(ctx context.Context, r io.Reader, head []byte)
 		if err := x.engine.window.Acquire(ctx, 1); err != nil {
 			return nil, nil, contextError(ctx, err)
 		}
-		if err := x.engine.buffers.budget.Acquire(ctx, window); err != nil {
+		back, err := x.engine.buffers.reserve(ctx, window)
+		if err != nil {
 			x.engine.window.Release(1)
 			return nil, nil, contextError(ctx, err)
 		}
 		free = func() {
-			x.engine.buffers.budget.Release(window)
+			back()
 			x.engine.window.Release(1)
 		}
 	}

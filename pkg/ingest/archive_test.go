@@ -192,6 +192,7 @@ func TestArchiveRefuses(t *testing.T) {
 		{name: "bomb", data: bomb, limits: Limits{Ratio: 100}, kind: model.ErrTooLarge, says: "times its size"},
 		{name: "bomb behind the end", data: tail, limits: Limits{Ratio: 100}, kind: model.ErrTooLarge},
 		{name: "endless name", data: named, kind: model.ErrTooLarge, says: "name"},
+		{name: "no UTF-8", data: tarOf(t, func(w *tar.Writer) { addFile(t, w, "a\xff", nil) }), kind: model.ErrInvalid, says: "UTF-8"},
 		{name: "cut off", data: small[:3000], kind: model.ErrCorrupt, says: `"a"`},
 		{name: "damaged header", data: append(bytes.Repeat([]byte{1}, 512), small[512:]...), kind: model.ErrCorrupt},
 		{name: "damaged gzip", data: append(gzipped(t, small)[:4000], make([]byte, 4000)...), kind: model.ErrCorrupt},
@@ -249,8 +250,8 @@ func FuzzArchive(f *testing.F) {
 				t.Fatalf("member %q has no bytes", m.Name)
 			}
 		}
-		if e.buffers.out != 0 {
-			t.Fatalf("%d buffers were not given back", e.buffers.out)
+		if out := len(e.buffers.owners); out != 0 {
+			t.Fatalf("%d buffers were not given back", out)
 		}
 	})
 }

@@ -9,6 +9,9 @@
 // [Engine.File] stores the bytes as they are. [Engine.Archive] takes them for a tar, compressed or not, and turns each
 // regular file in it into a blob of its own while it streams; the archive itself is hashed and not kept.
 //
+// The budget is shared so that every host finds some of it left, whatever others hold. A range that takes much longer than
+// the others of its host is asked for a second time, within narrow bounds, and whichever answer is complete first counts.
+//
 // A server that refuses ranges is read in one stream. Interrupted responses are continued where they stopped, with
 // growing pauses, for as long as the job's context lives and something arrives now and then.
 package ingest

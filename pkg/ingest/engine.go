@@ -83,9 +83,11 @@ func (l Limits) withDefaults() Limits {
 
 // Options of an engine. The zero value works.
 type Options struct {
-	// Memory is the budget of all buffers in bytes (default 128 MiB, at least two spans).
+	// Memory is the budget of all buffers in bytes (default 128 MiB, at least two spans). One more span may be taken for
+	// a range that is asked for a second time.
 	Memory int64
-	// Connections is the greatest number of requests under way to one host (default 16).
+	// Connections is the greatest number of requests under way to one host (default 16). One more may be made for a
+	// range that takes much longer than others.
 	Connections int
 	// IdleTimeout is how long a response may deliver nothing before it is given up and continued (default 30 s).
 	IdleTimeout time.Duration
@@ -148,7 +150,7 @@ func New(o Options) *Engine {
 	return &Engine{
 		opts: o, log: o.Logger,
 		buffers:  newPool(o.Memory),
-		hosts:    newHosts(o.Connections, max(maxSpan, o.Memory/2)),
+		hosts:    newHosts(o.Connections),
 		archives: semaphore.NewWeighted(maxArchives),
 		window:   semaphore.NewWeighted(1),
 	}

@@ -3,10 +3,9 @@ package ingest
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
-
-	"golang.org/x/sync/semaphore"
 )
 
 const (
@@ -22,22 +21,19 @@ const (
 
 // hosts holds what was learned about each server.
 type hosts struct {
-	max    int
-	memory int64 // that one host may hold, in bytes
+	max int
 
 	mu     sync.Mutex // guards byName
 	byName map[string]*host
 }
 
-func newHosts(limit int, memory int64) *hosts {
-	return &hosts{max: limit, memory: memory, byName: make(map[string]*host)}
-}
+func newHosts(limit int) *hosts { return &hosts{max: limit, byName: make(map[string]*host)} }
 
 func (h *hosts) get(name string) *host {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.byName[name] == nil {
-		h.byName[name] = &host{limit: min(firstConnections, h.max), max: h.max, wake: make(chan struct{}), buffers: semaphore.NewWeighted(h.memory)}
+		h.byName[name] = &host{limit: min(firstConnections, h.max), max: h.max}
 	}
 	return h.byName[name]
 }
@@ -45,58 +41,83 @@ func (h *hosts) get(name string) *host {
 // host limits the requests under way to one server. The limit grows while growing brings throughput, and is halved
 // when the server says that it is too much. A pause that the server asked for holds back everybody's next request.
 type host struct {
-	max int
+	max     int
+	buffers share // guarded by the pool
 
 	mu       sync.Mutex // guards what follows
 	limit    int
 	active   int
 	starved  bool // somebody had to wait since the last measurement
 	until    time.Time
-	wake     chan struct{} // closed and replaced when a place may have become free
-	noRanges time.Time     // until when the server is not asked for ranges
+	queue    []chan struct{} // those who wait for a place, oldest first; closed when they have it
+	pausing  bool            // a timer runs for the end of the pause
+	noRanges time.Time       // until when the server is not asked for ranges
 	bytes    int64
 	since    time.Time
 	best     float64
-	buffers  *semaphore.Weighted // what the host may hold of the memory, in bytes
-	rate     float64             // bytes a second of one response, smoothed; 0 while unknown
+	rate     float64 // bytes a second of one response, smoothed; 0 while unknown
+	pace     pace
 }
 
 // acquire waits for a place. Give it back with release.
 func (h *host) acquire(ctx context.Context) error {
-	for {
-		h.mu.Lock()
-		pause := time.Until(h.until)
-		if pause <= 0 && h.active < h.limit {
-			h.active++
-			h.mu.Unlock()
-			return nil
-		}
-		h.starved = true
-		wake := h.wake
-		h.mu.Unlock()
-		var timer <-chan time.Time
-		if pause > 0 {
-			timer = time.After(pause)
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-wake:
-		case <-timer:
-		}
+	h.mu.Lock()
+	mine := make(chan struct{})
+	h.queue = append(h.queue, mine)
+	h.admit()
+	h.mu.Unlock()
+	select {
+	case <-mine:
+		return nil
+	default:
 	}
+	select {
+	case <-mine:
+		return nil
+	case <-ctx.Done():
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if i := slices.Index(h.queue, mine); i >= 0 {
+		h.queue = slices.Delete(h.queue, i, i+1)
+	} else {
+		h.active-- // it came at the same time
+		h.admit()
+	}
+	return context.Cause(ctx)
 }
 
 func (h *host) release() {
 	h.mu.Lock()
 	h.active--
-	h.broadcast()
+	h.admit()
 	h.mu.Unlock()
 }
 
-func (h *host) broadcast() {
-	close(h.wake)
-	h.wake = make(chan struct{})
+// admit gives places to those who wait, or has itself called when the pause is over. The caller holds mu.
+func (h *host) admit() {
+	if len(h.queue) == 0 {
+		return
+	}
+	if pause := time.Until(h.until); pause > 0 {
+		h.starved = true
+		if !h.pausing {
+			h.pausing = true
+			time.AfterFunc(pause, func() {
+				h.mu.Lock()
+				defer h.mu.Unlock()
+				h.pausing = false
+				h.admit()
+			})
+		}
+		return
+	}
+	for len(h.queue) > 0 && h.active < h.limit {
+		h.active++
+		close(h.queue[0])
+		h.queue = h.queue[1:]
+	}
+	h.starved = h.starved || len(h.queue) > 0
 }
 
 // delivered counts bytes that arrived and reconsiders the limit once a second.
@@ -108,6 +129,7 @@ func (h *host) delivered(n int) {
 		h.since = now
 	}
 	h.bytes += int64(n)
+	h.pace.delivered += int64(n)
 	elapsed := now.Sub(h.since)
 	if elapsed < measureEvery {
 		return
@@ -116,7 +138,7 @@ func (h *host) delivered(n int) {
 	if h.starved && rate > h.best*growth && h.limit < h.max {
 		h.best = rate
 		h.limit = min(h.limit*2, h.max)
-		h.broadcast()
+		h.admit()
 	}
 	h.bytes, h.since, h.starved = 0, now, false
 }
@@ -141,12 +163,13 @@ func (h *host) span() int64 {
 
 // took notes how long one response needed for n bytes.
 func (h *host) took(n int, d time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.pace.took(n, d)
 	if n < minSpan {
 		return // says more about the latency than about the speed
 	}
 	rate := float64(n) / max(d.Seconds(), 1e-6)
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	if h.rate == 0 {
 		h.rate = rate
 	}
@@ -160,6 +183,7 @@ func (h *host) refused(pause time.Duration) {
 	defer h.mu.Unlock()
 	h.limit = max(1, h.limit/2)
 	h.best = 0
+	h.pace.refused = time.Now()
 	if until := time.Now().Add(pause); until.After(h.until) {
 		h.until = until
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -137,6 +138,48 @@ func TestFile(t *testing.T) {
 				t.Errorf("progress ends at %d of %d", progress.Load(), size)
 			}
 		})
+	}
+}
+
+// TestFileBoundaries ends answers at every kind of place: before and after the first and the last byte, and around what
+// disks and buffers are aligned to. Each way for a server to end one is tried for each of its first answers.
+func TestFileBoundaries(t *testing.T) {
+	data := content(4*minSpan+4097, 11)
+	ways := map[string]func(a *answer, cut int){
+		"reset": func(a *answer, cut int) { a.body, a.fail = a.body[:cut], errors.New("connection reset by peer") },
+		"end":   func(a *answer, cut int) { a.body = a.body[:cut] },
+		"stall": func(a *answer, cut int) { a.body, a.stall = a.body[:cut], true },
+		"end without a length": func(a *answer, cut int) {
+			if a.offset > 0 { // from the start it would be a server without ranges
+				a.length = -1
+			}
+			a.body = a.body[:cut]
+		},
+	}
+	for name, end := range ways {
+		for _, at := range []int{0, 1, 4095, 4096, 4097, minSpan - 4096, minSpan - 1, minSpan} {
+			for request := int64(1); request <= 6; request++ {
+				synctest.Test(t, func(t *testing.T) {
+					s := &server{data: data, spoil: func(r, _ int64, a *answer) {
+						if r == request {
+							end(a, min(at, len(a.body)))
+						}
+					}}
+					f := newMemoryFile(int64(len(data)))
+					e := New(Options{Connections: 3})
+					if err := e.File(t.Context(), Job{Blob: blobOf(data), Host: "h", Open: s.open}, f); err != nil {
+						t.Fatalf("%s of answer %d after %d bytes: %v", name, request, at, err)
+					}
+					if !bytes.Equal(f.data, data) || !f.committed {
+						t.Fatalf("%s of answer %d after %d bytes: other bytes arrived", name, request, at)
+					}
+					if extra := s.sent.Load() - int64(len(data)); extra > 0 && name != "stall" {
+						t.Errorf("%s of answer %d after %d bytes: %d bytes came twice", name, request, at, extra)
+					}
+					checkIdle(t, e)
+				})
+			}
+		}
 	}
 }
 
@@ -347,6 +390,7 @@ func TestSlowHostLeavesRoom(t *testing.T) {
 func FuzzFile(f *testing.F) {
 	f.Add([]byte{0, 1, 2, 3, 4, 5, 6, 7})
 	f.Add([]byte{2, 2, 2, 2, 2, 2, 6, 6, 6, 1, 1})
+	f.Add([]byte{0x80, 0xc8, 0x80, 0, 0xf8})
 	data := content(3*minSpan+77, 8)
 	f.Fuzz(func(t *testing.T, script []byte) {
 		s := &server{data: data, spoil: func(r, o int64, a *answer) {
@@ -356,6 +400,10 @@ func FuzzFile(f *testing.F) {
 			op := script[r-1]
 			cut := len(a.body) * int(op>>3) / 32
 			switch op & 7 {
+			case 0:
+				if op >= 0x80 {
+					a.body, a.stall = a.body[:cut], true
+				}
 			case 1:
 				a.body = a.body[:cut]
 			case 2:
@@ -375,19 +423,18 @@ func FuzzFile(f *testing.F) {
 				a.length = int64(cut)
 			}
 		}}
-		file := newMemoryFile(int64(len(data)))
-		e := New(Options{IdleTimeout: 100 * time.Millisecond})
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-		defer cancel()
-		err := e.File(ctx, Job{Blob: blobOf(data), Open: s.open}, file)
-		if file.committed != (err == nil) {
-			t.Fatalf("committed %v, error %v", file.committed, err)
-		}
-		if err == nil && !bytes.Equal(file.data, data) {
-			t.Fatal("wrong bytes were committed")
-		}
-		if e.buffers.out != 0 {
-			t.Fatalf("%d buffers were not given back", e.buffers.out)
-		}
+		// In a bubble the pauses between attempts take no time.
+		synctest.Test(t, func(t *testing.T) {
+			file := newMemoryFile(int64(len(data)))
+			e := New(Options{IdleTimeout: 100 * time.Millisecond, GiveUp: time.Hour})
+			err := e.File(t.Context(), Job{Blob: blobOf(data), Open: s.open}, file)
+			if file.committed != (err == nil) {
+				t.Fatalf("committed %v, error %v", file.committed, err)
+			}
+			if err == nil && !bytes.Equal(file.data, data) {
+				t.Fatal("wrong bytes were committed")
+			}
+			checkIdle(t, e)
+		})
 	})
 }

@@ -46,6 +46,8 @@ type answer struct {
 	err    error         // instead of an answer
 	fail   error         // after the body
 	pause  time.Duration // before each byte
+	delay  time.Duration // before the first byte
+	stall  bool          // instead of an end
 }
 
 func (s *server) open(ctx context.Context, offset, length int64) (Body, error) {
@@ -72,6 +74,18 @@ type reader struct {
 
 func (r *reader) Read(p []byte) (int, error) {
 	if r.ctx.Err() != nil {
+		return 0, r.ctx.Err()
+	}
+	if r.a.delay > 0 {
+		select {
+		case <-time.After(r.a.delay):
+			r.a.delay = 0
+		case <-r.ctx.Done():
+			return 0, r.ctx.Err()
+		}
+	}
+	if len(r.a.body) == 0 && r.a.stall {
+		<-r.ctx.Done()
 		return 0, r.ctx.Err()
 	}
 	if r.a.pause > 0 {
@@ -182,17 +196,25 @@ func (m *memoryMember) Close() error {
 func testEngine(t *testing.T) *Engine {
 	t.Helper()
 	e := New(Options{IdleTimeout: 200 * time.Millisecond, MinRate: 20})
-	t.Cleanup(func() {
-		if e.buffers.out != 0 {
-			t.Errorf("%d buffers were not given back", e.buffers.out)
-		}
-		for name, h := range e.hosts.byName {
-			if h.active != 0 {
-				t.Errorf("host %s has %d places taken", name, h.active)
-			}
-		}
-	})
+	t.Cleanup(func() { checkIdle(t, e) })
 	return e
+}
+
+// checkIdle expects that the engine has everything back.
+func checkIdle(t *testing.T, e *Engine) {
+	t.Helper()
+	e.buffers.mu.Lock()
+	defer e.buffers.mu.Unlock()
+	if out := len(e.buffers.owners); out != 0 || e.buffers.left != e.buffers.total || len(e.buffers.waiting) != 0 {
+		t.Errorf("%d buffers were not given back, %d bytes are left of %d, %d wait", out, e.buffers.left, e.buffers.total, len(e.buffers.waiting))
+	}
+	for name, h := range e.hosts.byName {
+		h.mu.Lock()
+		if h.active != 0 || len(h.queue) != 0 || h.buffers.held != 0 || h.pace.hedging {
+			t.Errorf("host %s has %d places taken and %d bytes, %d wait", name, h.active, h.buffers.held, len(h.queue))
+		}
+		h.mu.Unlock()
+	}
 }
 
 var errAway = fmt.Errorf("scripted: %w", model.ErrUnavailable)

@@ -6,80 +6,52 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"regexp"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
 )
 
-// SchemeOCI is the scheme of references that name no scheme.
-const SchemeOCI = "oci"
-
-// Ref names a model: registry/repository[:tag][@digest] as in the OCI distribution specification, with an optional
-// scheme in front ("oci://" may be left out).
+// Ref names a model. What each field holds depends on the scheme:
+//
+//	                 Registry          Repository                    Tag
+//	oci              host[:port]       path                          tag
+//	ollama           host[:port]       namespace/name                tag
+//	hf               huggingface.co    [datasets/|spaces/][org/]name revision
+//	model-registry   host[:port] or "" name of the registered model  name of the version
+//
+// A Ref that ParseRef returned is safe to put into messages and paths of URLs: it has no control characters, no
+// component that is "." or "..", and fields of bounded length.
 type Ref struct {
 	// Scheme selects the source; "oci" for registries.
 	Scheme string
-	// Registry is the host, with a port where one was given, lower case.
+	// Registry is the host, with a port where one was given, lower case. It is empty only for the model registry that
+	// the operator has configured.
 	Registry string
-	// Repository is the path below the registry.
+	// Repository is the path below the registry. The case of its letters is kept.
 	Repository string
-	// Tag is empty when none was given.
+	// Tag is empty when none was given. It is not escaped: a revision can have slashes.
 	Tag string
 	// Digest is empty when none was given. With both, the digest decides and the tag is for people.
 	Digest digest.Digest
 }
 
-var (
-	// The grammar of repositories and tags is that of the OCI distribution specification, "Pulling manifests".
-	repositoryPattern = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
-	tagPattern        = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
-	hostPattern       = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]*[a-z0-9])?)(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*(:[0-9]{1,5})?$|^\[[0-9a-f:.]+\](:[0-9]{1,5})?$`)
-)
-
-// A name longer than this is refused by registries and does not fit into file names derived from it.
-const maxRepositoryLength = 255
-
 // ParseRef reads a reference as users write it. Errors wrap ErrInvalid and show what was expected.
 func ParseRef(s string) (Ref, error) {
-	ref := Ref{Scheme: SchemeOCI}
-	rest := s
-	if scheme, after, ok := strings.Cut(s, "://"); ok {
-		if scheme != SchemeOCI {
-			return Ref{}, refError(s, fmt.Sprintf("scheme %q is not known; use registry/repository[:tag][@digest]", scheme))
-		}
-		rest = after
+	name, rest, ok := strings.Cut(s, "://")
+	if !ok {
+		name, rest = SchemeOCI, s
+	}
+	scheme, known := schemes[strings.ToLower(name)]
+	if !known {
+		return Ref{}, refError(s, unknownScheme(name))
 	}
 	if rest == "" {
-		return Ref{}, refError(s, "it is empty; use registry/repository[:tag][@digest]")
+		return Ref{}, refError(s, "it is empty; use "+scheme.grammar)
 	}
-	if name, d, ok := strings.Cut(rest, "@"); ok {
-		if why := digestFault(d); why != "" {
-			return Ref{}, refError(s, why)
-		}
-		ref.Digest, rest = digest.Digest(d), name
+	ref, why := scheme.parse(rest)
+	if why != "" {
+		return Ref{}, refError(s, why)
 	}
-	host, repository, ok := strings.Cut(rest, "/")
-	if !ok || !looksLikeHost(host) {
-		return Ref{}, refError(s, "it names no registry; write registry.example.com/repository[:tag], or docker.io/library/name for Docker Hub")
-	}
-	ref.Registry = strings.ToLower(host)
-	if !hostPattern.MatchString(ref.Registry) {
-		return Ref{}, refError(s, fmt.Sprintf("%q is not a host name or address with an optional port", host))
-	}
-	if name, tag, ok := strings.Cut(repository, ":"); ok {
-		if !tagPattern.MatchString(tag) {
-			return Ref{}, refError(s, fmt.Sprintf("tag %q has characters that tags cannot have, or is too long", tag))
-		}
-		repository, ref.Tag = name, tag
-	}
-	if len(repository) > maxRepositoryLength || !repositoryPattern.MatchString(repository) {
-		return Ref{}, refError(s, fmt.Sprintf("repository %q must be lower case letters, digits, and single separators (. _ - /)", repository))
-	}
-	if ref.Registry == "docker.io" && !strings.Contains(repository, "/") {
-		repository = "library/" + repository
-	}
-	ref.Repository = repository
 	return ref, nil
 }
 
@@ -91,8 +63,16 @@ func refError(s, why string) error {
 	return fmt.Errorf("reference %q: %s: %w", s, why, ErrInvalid)
 }
 
-func looksLikeHost(s string) bool {
-	return s == "localhost" || strings.ContainsAny(s, ".:[")
+// cutDigest takes a digest off the end of a reference.
+func cutDigest(s string) (rest string, d digest.Digest, why string) {
+	at := strings.LastIndexByte(s, '@')
+	if at < 0 {
+		return s, "", ""
+	}
+	if why = digestFault(s[at+1:]); why != "" {
+		return "", "", why
+	}
+	return s[:at], digest.Digest(s[at+1:]), ""
 }
 
 // ParseDigest accepts sha256 and sha512 digests in lower case hexadecimal, and nothing else.
@@ -115,24 +95,38 @@ func digestFault(s string) string {
 	return ""
 }
 
-// String gives the reference back as it would be written, without the scheme for registries.
-func (r Ref) String() string {
-	var b strings.Builder
-	if r.Scheme != "" && r.Scheme != SchemeOCI {
-		b.WriteString(r.Scheme + "://")
+// scheme is the reference's entry of the table; a Ref that names none is one of a registry.
+func (r Ref) scheme() scheme {
+	if s, ok := schemes[r.Scheme]; ok {
+		return s
 	}
-	b.WriteString(r.Name())
-	if r.Tag != "" {
-		b.WriteString(":" + r.Tag)
-	}
-	if r.Digest != "" {
-		b.WriteString("@" + r.Digest.String())
-	}
-	return b.String()
+	return schemes[SchemeOCI]
 }
 
-// Name is registry/repository.
-func (r Ref) Name() string { return r.Registry + "/" + r.Repository }
+// String gives the reference back as it would be written, without the scheme for registries. ParseRef reads it back.
+func (r Ref) String() string {
+	text := r.scheme().write(r)
+	if r.Digest != "" {
+		text += "@" + r.Digest.String()
+	}
+	if r.Scheme == "" || r.Scheme == SchemeOCI {
+		return text
+	}
+	return r.Scheme + "://" + text
+}
+
+// Authority names who answers for the repository: the host, with the scheme in front unless it speaks the protocol of
+// registries. Ollama's hosts are registries; the Hugging Face Hub of a host is not the registry of that host.
+func (r Ref) Authority() string {
+	if s := r.scheme(); s.realm != "" {
+		return s.realm + "://" + r.Registry
+	}
+	return r.Registry
+}
+
+// Name names the repository: the same for two references exactly if they lead to the same place. Permissions and what
+// is known of a repository are kept under it.
+func (r Ref) Name() string { return r.Authority() + "/" + r.Repository }
 
 // Pinned returns the reference with its digest set.
 func (r Ref) Pinned(d digest.Digest) Ref {
@@ -140,7 +134,8 @@ func (r Ref) Pinned(d digest.Digest) Ref {
 	return r
 }
 
-// Reference is what stands behind the repository in a registry's URL: the digest, else the tag, else "latest".
+// Reference is what stands behind the repository in a source's URL: the digest, else the tag, else what the scheme
+// takes for granted: "latest" at registries, "main" at the Hugging Face Hub, nothing at model registries.
 func (r Ref) Reference() string {
 	switch {
 	case r.Digest != "":
@@ -148,7 +143,13 @@ func (r Ref) Reference() string {
 	case r.Tag != "":
 		return r.Tag
 	}
-	return "latest"
+	return r.scheme().untagged
+}
+
+// Moving reports whether people expect the reference to mean something else tomorrow, as with the tag "latest" of
+// images or with a branch.
+func (r Ref) Moving() bool {
+	return r.Digest == "" && r.scheme().moving(r.Tag)
 }
 
 // Loopback reports whether the registry is named by an address or name that leads to the machine itself: a loopback or

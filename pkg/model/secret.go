@@ -71,7 +71,8 @@ func (c Credential) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(c.String
 // Keychain knows which credentials one caller has. Implementations must be safe for concurrent use.
 type Keychain interface {
 	// Credentials returns what the caller may use for the reference, best first. None means anonymous.
-	// An error means that a source of credentials is broken, and names it without showing a secret.
+	// An error means that a source of credentials is broken, and names it without showing a secret; what other sources
+	// have is returned with it.
 	Credentials(ctx context.Context, ref Ref) ([]Credential, error)
 }
 

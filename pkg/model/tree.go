@@ -2,6 +2,7 @@ package model
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io/fs"
 	"path"
@@ -51,8 +52,6 @@ type Member struct {
 type Tree []File
 
 const (
-	// maxLinkHops bounds the resolution of one symbolic link, as the kernel's own limit does.
-	maxLinkHops = 40
 	// maxLinkSteps bounds the work for all links of a tree: links that lead through links multiply. Images of whole
 	// operating systems need a hundredth of it.
 	maxLinkSteps = 2_000_000
@@ -130,47 +129,49 @@ func checkLink(byPath map[string]*File, link File, steps *int) error {
 	bad := func(why string) error {
 		return fmt.Errorf("symbolic link %q -> %q %s: %w", link.Path, link.Link, why, ErrInvalid)
 	}
-	if link.Link == "" || len(link.Link) > maxPathLength || strings.ContainsRune(link.Link, 0) {
+	switch {
+	case link.Link == "" || len(link.Link) > maxPathLength || strings.ContainsRune(link.Link, 0):
 		return bad("has no usable target")
-	}
-	var at []string
-	if dir := path.Dir(link.Path); dir != "." {
-		at = strings.Split(dir, "/")
-	}
-	todo := strings.Split(link.Link, "/")
-	if strings.HasPrefix(link.Link, "/") {
+	case strings.HasPrefix(link.Link, "/"):
 		return bad("is absolute")
 	}
-	for hops := 0; len(todo) > 0; {
-		part := todo[0]
-		todo = todo[1:]
+	var absolute error
+	*steps += strings.Count(link.Link, "/")
+	_, beyond, err := Walk(placesOf(link.Path), link.Link, func(dir, name string) (string, string, error) {
 		if *steps++; *steps > maxLinkSteps {
-			return fmt.Errorf("the symbolic links of the model take more than %d steps to follow: %w", maxLinkSteps, ErrTooLarge)
+			return "", "", fmt.Errorf("the symbolic links of the model take more than %d steps to follow: %w", maxLinkSteps, ErrTooLarge)
 		}
-		switch part {
-		case "", ".":
-			continue
-		case "..":
-			if len(at) == 0 {
-				return bad("leaves the model's directory")
-			}
-			at = at[:len(at)-1]
-			continue
+		at := path.Join(dir, name)
+		f := byPath[at]
+		if f == nil || f.Mode&fs.ModeSymlink == 0 {
+			return at, "", nil
 		}
-		next := append(at[:len(at):len(at)], part)
-		if f := byPath[strings.Join(next, "/")]; f != nil && f.Mode&fs.ModeSymlink != 0 {
-			if hops++; hops > maxLinkHops {
-				return bad("runs in a circle")
-			}
-			if strings.HasPrefix(f.Link, "/") {
-				return bad("leads to an absolute link")
-			}
-			todo = append(strings.Split(f.Link, "/"), todo...)
-			continue
+		*steps += strings.Count(f.Link, "/")
+		if strings.HasPrefix(f.Link, "/") {
+			absolute = bad("leads to an absolute link")
 		}
-		at = next
+		return "", f.Link, absolute
+	})
+	switch {
+	case err != nil && absolute == nil && !errors.Is(err, ErrTooLarge):
+		return bad("runs in a circle")
+	case err != nil:
+		return err
+	case beyond:
+		return bad("leaves the model's directory")
 	}
 	return nil
+}
+
+// placesOf lists the directories from the root, which is "", down to the one that a path stands in.
+func placesOf(p string) []string {
+	out := []string{""}
+	for i := range len(p) {
+		if p[i] == '/' {
+			out = append(out, p[:i])
+		}
+	}
+	return out
 }
 
 // Digest identifies the tree: two trees with the same paths, modes, links and contents have the same one.

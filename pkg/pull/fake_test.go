@@ -29,13 +29,16 @@ type fakeRegistry struct {
 	tags      map[string]digest.Digest
 	manifests map[digest.Digest][]byte
 	blobs     map[digest.Digest][]byte
-	users     map[string]string // user to password; empty means that everybody may read
+	indexes   map[digest.Digest]map[string]digest.Digest // by what is wanted
+	users     map[string]string                          // user to password; empty means that everybody may read
 	away      bool
 	spoil     func(d digest.Digest, data []byte) []byte
+	configs   map[digest.Digest][]byte // of manifests
 
 	hold     chan struct{} // when set, blobs wait for it to be closed
 	resolves atomic.Int64
 	checks   atomic.Int64
+	reads    atomic.Int64
 	sent     atomic.Int64
 }
 
@@ -50,7 +53,7 @@ type layerSpec struct {
 }
 
 // push makes a ModelPack artifact and tags it.
-func (r *fakeRegistry) push(t *testing.T, name string, layers ...layerSpec) digest.Digest {
+func (r *fakeRegistry) push(t testing.TB, name string, layers ...layerSpec) digest.Digest {
 	t.Helper()
 	type descriptor struct {
 		MediaType   string            `json:"mediaType"`
@@ -130,7 +133,7 @@ func (r *fakeRepository) allowed() error {
 	return nil
 }
 
-func (r *fakeRepository) Resolve(context.Context, string) (source.Snapshot, error) {
+func (r *fakeRepository) Resolve(_ context.Context, want model.Selection) (source.Snapshot, error) {
 	r.resolves.Add(1)
 	if err := r.allowed(); err != nil {
 		return source.Snapshot{}, err
@@ -141,10 +144,14 @@ func (r *fakeRepository) Resolve(context.Context, string) (source.Snapshot, erro
 	if d == "" {
 		d = r.tags[r.ref.Repository+":"+r.ref.Reference()]
 	}
+	index := digest.Digest("")
+	if entries := r.indexes[d]; entries != nil {
+		index, d = d, entries[want.String()]
+	}
 	if r.manifests[d] == nil {
 		return source.Snapshot{}, model.ErrNotFound
 	}
-	return source.Snapshot{Digest: d, MediaType: "application/vnd.oci.image.manifest.v1+json", Manifest: r.manifests[d]}, nil
+	return source.Snapshot{Digest: d, Index: index, MediaType: mediaTypeOf(r.manifests[d]), Manifest: r.manifests[d], Config: r.configs[d]}, nil
 }
 
 func (r *fakeRepository) Check(_ context.Context, d digest.Digest) error {
@@ -161,6 +168,7 @@ func (r *fakeRepository) Check(_ context.Context, d digest.Digest) error {
 }
 
 func (r *fakeRepository) ReadRange(ctx context.Context, b model.Blob, offset, length int64) (source.Body, error) {
+	r.reads.Add(1)
 	if err := r.allowed(); err != nil {
 		return source.Body{}, err
 	}
@@ -198,6 +206,8 @@ func (n *node) Authorized(how string) {
 	c, _ := n.observed.LoadOrStore(how, new(atomic.Int64))
 	c.(*atomic.Int64).Add(1)
 }
+
+func (n *node) Refused(why string) { n.Authorized("refused: " + why) }
 
 func (n *node) Pulled(int64, time.Duration, error) {}
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -30,7 +29,7 @@ const (
 // fetch brings everything that the job's tree needs into the store. It runs detached from its callers.
 func (p *Puller) fetch(ctx context.Context, j *job) (err error) {
 	started := time.Now()
-	needed := j.plan.Needed(j.keep.keep)
+	needed := j.needed()
 	for _, l := range needed {
 		defer p.opts.Store.Pin(l.Blob.Digest)()
 	}
@@ -40,12 +39,17 @@ func (p *Puller) fetch(ctx context.Context, j *job) (err error) {
 	}
 	// Layers that are cached from another repository are missing, too, until this one has proven that it holds them.
 	var missing []format.Layer
+	needs := make(map[string]store.Room) // of what is not there, by transferKey
 	for _, l := range needed {
-		if unseen[l.Blob.Digest] || !p.present(l) {
+		present := p.present(l)
+		if !present {
+			needs[j.transferKey(l)] = p.room(j, l)
+		}
+		if unseen[l.Blob.Digest] || !present {
 			missing = append(missing, l)
 		}
 	}
-	t := p.running.start(j.key, j.ref.String(), missing)
+	t := p.running.start(j.key, j.title(), missing)
 	defer p.running.end(j.key, t)
 	total := t.total
 	defer func() {
@@ -55,7 +59,7 @@ func (p *Puller) fetch(ctx context.Context, j *job) (err error) {
 			p.log.Error("pull failed", "reference", j.ref.String(), "digest", j.access.snapshot.Digest, "error", err)
 			return
 		}
-		p.log.Info("model pulled", "reference", j.ref.String(), "digest", j.access.snapshot.Digest, "format", j.plan.Format,
+		p.log.Info("model pulled", "reference", j.ref.String(), "digest", j.access.snapshot.Digest, "format", j.format(),
 			"layers", len(missing), "bytes", total, "seconds", took.Seconds())
 	}()
 
@@ -63,17 +67,24 @@ func (p *Puller) fetch(ctx context.Context, j *job) (err error) {
 		return fmt.Errorf("the model has %s, more than the %s that max-model-size allows: %w", size(sum(needed)), size(limit), model.ErrTooLarge)
 	}
 	if len(missing) > 0 { // what is cached is used however full the disk is
-		reserved, err := p.opts.Store.Reserve(ctx, p.space(j, missing))
+		reserved, err := p.opts.Store.Reserve(ctx, p.rooms.expect(j, needs))
 		if err != nil {
+			p.rooms.forget(j, needs)
 			return err
 		}
+		p.rooms.reserved(j, reserved)
 		defer reserved.Release()
-		j.reserved = reserved
+		defer p.rooms.forget(j, needs) // before: what others need is handed over
 	}
-	for _, note := range j.plan.Notes {
-		p.log.Info("note about the artifact", "reference", j.ref.String(), "note", note)
+	policy, forget := p.cache.plan(p.opts.WriteMode, missing)
+	defer forget()
+	j.cache = policy
+	for _, part := range j.parts {
+		for _, note := range part.plan.Notes {
+			p.log.Info("note about the artifact", "reference", part.request.Ref.String(), "note", note)
+		}
 	}
-	p.log.Info("pull started", "reference", j.ref.String(), "digest", j.access.snapshot.Digest, "format", j.plan.Format,
+	p.log.Info("pull started", "reference", j.ref.String(), "digest", j.access.snapshot.Digest, "format", j.format(),
 		"layers", len(missing), "bytes", total)
 
 	if err := p.layers(ctx, j, t, missing); err != nil {
@@ -82,13 +93,18 @@ func (p *Puller) fetch(ctx context.Context, j *job) (err error) {
 	if err := p.held.add(j, needed); err != nil {
 		return err
 	}
-	for _, f := range j.plan.Inline {
-		if err := p.inline(f); err != nil {
-			return err
-		}
+	tree, err := p.tree(j)
+	if err == nil {
+		p.describe(j, tree)
 	}
-	_, err = p.tree(j)
 	return err
+}
+
+// describe remembers for people what a tree is. A failure only leaves a name out of a list.
+func (p *Puller) describe(j *job, t model.Tree) {
+	if err := p.opts.Store.Describe(j.ref.String(), j.access.snapshot.Digest, j.format(), t); err != nil {
+		p.log.Warn("name of the model not remembered", "reference", j.ref.String(), "error", err)
+	}
 }
 
 // present reports whether nothing of the layer has to be fetched.
@@ -143,12 +159,7 @@ func (p *Puller) layers(ctx context.Context, j *job, t *tracker, layers []format
 
 // layer fetches one layer, together with every other model that wants the same.
 func (p *Puller) layer(ctx context.Context, j *job, t *tracker, l format.Layer) error {
-	// Size and repository are part of the key: neither a manifest that lies about the size nor a registry that never
-	// finishes may hold up an honest pull of the same digest, and one repository's bytes prove nothing for another.
-	key := fmt.Sprintf("%s %d %s", memberRecord(l), l.Blob.Size, j.repositoryOf(l))
-	if !unpacked(l) {
-		key = fmt.Sprintf("%s %d %s", l.Blob.Digest, l.Blob.Size, j.repositoryOf(l))
-	}
+	key := j.transferKey(l)
 	for {
 		mine := false
 		_, err := p.blobs.Do(ctx, key, func(ctx context.Context) (struct{}, error) {
@@ -158,7 +169,7 @@ func (p *Puller) layer(ctx context.Context, j *job, t *tracker, l format.Layer) 
 		switch {
 		case err == nil:
 			t.finished(l)
-			j.spend(l, p.room(j, l))
+			p.rooms.spend(key, store.Everything)
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
@@ -168,6 +179,16 @@ func (p *Puller) layer(ctx context.Context, j *job, t *tracker, l format.Layer) 
 	}
 }
 
+// transferKey is the same for all who can share the transfer of a layer. Size and repository are part of it: neither a
+// manifest that lies about the size nor a registry that never finishes may hold up an honest pull of the same digest, and
+// one repository's bytes prove nothing for another.
+func (j *job) transferKey(l format.Layer) string {
+	if unpacked(l) {
+		return fmt.Sprintf("%s %d %s", memberRecord(l), l.Blob.Size, j.repositoryOf(l))
+	}
+	return fmt.Sprintf("%s %d %s", l.Blob.Digest, l.Blob.Size, j.repositoryOf(l))
+}
+
 // bring makes sure that the layer is in the store and that its repository holds it.
 func (p *Puller) bring(ctx context.Context, j *job, l format.Layer) error {
 	present := p.present(l)
@@ -175,12 +196,24 @@ func (p *Puller) bring(ctx context.Context, j *job, l format.Layer) error {
 	case present && len(p.held.missing(j, []format.Layer{l})) == 0:
 		return nil // somebody else was faster
 	case !present:
-		return p.transfer(ctx, j, l)
+		return p.elsewhere(j, l, func() error { return p.transfer(ctx, j, l) })
 	}
-	if err := p.proveHeld(ctx, j, l); err != nil {
+	if err := p.elsewhere(j, l, func() error { return p.proveHeld(ctx, j, l) }); err != nil {
 		return err
 	}
 	return p.held.saw(j, l)
+}
+
+// elsewhere repeats what reads a layer for as long as the bytes are wrong and there is another host that may have the
+// right ones.
+func (p *Puller) elsewhere(j *job, l format.Layer, read func() error) error {
+	for {
+		err := read()
+		from, several := j.origins[l.Origin].repository.(source.Distruster)
+		if !errors.Is(err, model.ErrCorrupt) || !several || !from.Distrust(l.Blob) {
+			return err
+		}
+	}
 }
 
 func layerError(l format.Layer, err error) error {
@@ -192,13 +225,13 @@ func layerError(l format.Layer, err error) error {
 
 // transfer moves the bytes of one layer from the registry into the store.
 func (p *Puller) transfer(ctx context.Context, j *job, l format.Layer) error {
-	moved := p.running.counter(l.Blob)
+	moved := p.running.counter(l)
 	defer p.running.forget(l.Blob)
 	work := p.work(j, l, moved)
 	if unpacked(l) {
 		members, err := p.opts.Engine.Archive(ctx, work, shape(l), func(size int64, plausible bool) (ingest.Member, error) {
-			j.spend(l, store.Room{Bytes: size, Inodes: 1})
-			return p.newMember(size, plausible)
+			p.rooms.spend(j.transferKey(l), store.Room{Bytes: size, Inodes: 1})
+			return p.newMember(j, size, plausible)
 		})
 		if err != nil {
 			return err
@@ -208,17 +241,16 @@ func (p *Puller) transfer(ctx context.Context, j *job, l format.Layer) error {
 		}
 		return p.opts.Store.PutRecord(membersKind, memberRecord(l), members)
 	}
-	// The room is computed before the file is there and takes it.
-	room := p.room(j, l)
-	allocated := func() { j.spend(l, room) }
+	allocated := func() { p.rooms.spend(j.transferKey(l), store.Everything) }
 	// That the repository holds the bytes is known as soon as they are verified, and written down before they appear: a
 	// crash in between must not make a finished blob come again.
 	delivered := func() error { return p.held.saw(j, l) }
-	resumed, err := p.transferFile(ctx, work, j.repositoryOf(l), allocated, delivered)
+	options := store.WriterOptions{Origin: j.repositoryOf(l), Cache: j.caching(p.opts.WriteMode, l.Blob.Size)}
+	resumed, err := p.transferFile(ctx, work, options, allocated, delivered)
 	if resumed && errors.Is(err, model.ErrCorrupt) {
 		// What was kept from before may be what is wrong; once more without it decides.
 		moved.bytes.Store(0)
-		_, err = p.transferFile(ctx, work, j.repositoryOf(l), allocated, delivered)
+		_, err = p.transferFile(ctx, work, options, allocated, delivered)
 	}
 	return err
 }
@@ -237,8 +269,8 @@ func (p *Puller) work(j *job, l format.Layer, moved *counter) ingest.Job {
 }
 
 // newMember begins a file of an archive. Space is allocated for sizes that the archive can really hold.
-func (p *Puller) newMember(size int64, plausible bool) (ingest.Member, error) {
-	o := store.WriterOptions{Direct: p.direct(size)}
+func (p *Puller) newMember(j *job, size int64, plausible bool) (ingest.Member, error) {
+	o := store.WriterOptions{Cache: j.caching(p.opts.WriteMode, size)}
 	if !plausible {
 		size = 0
 	}
@@ -246,8 +278,8 @@ func (p *Puller) newMember(size int64, plausible bool) (ingest.Member, error) {
 }
 
 // transferFile fetches a blob that is one file, and reports whether a part of it was there before.
-func (p *Puller) transferFile(ctx context.Context, work ingest.Job, origin string, allocated func(), delivered func() error) (resumed bool, err error) {
-	w, err := p.opts.Store.NewWriter(work.Blob, store.WriterOptions{Origin: origin, Direct: p.direct(work.Blob.Size)})
+func (p *Puller) transferFile(ctx context.Context, work ingest.Job, o store.WriterOptions, allocated func(), delivered func() error) (resumed bool, err error) {
+	w, err := p.opts.Store.NewWriter(work.Blob, o)
 	if err != nil {
 		return false, err
 	}
@@ -276,16 +308,6 @@ func (a announced) Commit() error {
 	return a.Writer.Commit()
 }
 
-func (p *Puller) direct(bytes int64) bool {
-	switch p.opts.WriteMode {
-	case WriteDirect:
-		return true
-	case WriteBuffered:
-		return false
-	}
-	return bytes >= directFrom
-}
-
 // opener adapts a repository to the engine.
 func opener(r source.Repository, b model.Blob) ingest.OpenFunc {
 	return func(ctx context.Context, offset, length int64) (ingest.Body, error) {
@@ -298,6 +320,18 @@ func opener(r source.Repository, b model.Blob) ingest.OpenFunc {
 		}
 		return ingest.Body{ReadCloser: body.ReadCloser, Offset: body.Offset, Length: body.Length}, nil
 	}
+}
+
+// inlines stores the files of the tree that no layer holds.
+func (p *Puller) inlines(j *job) error {
+	for _, part := range j.parts {
+		for _, f := range part.inline() {
+			if err := p.inline(f); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // inline stores a file that came with the manifest.
@@ -314,45 +348,6 @@ func (p *Puller) inline(f format.InlineFile) error {
 		return errors.Join(err, s.Close())
 	}
 	return s.Commit(b)
-}
-
-// room is what a layer will take on disk, beyond what it has allocated already.
-func (p *Puller) room(j *job, l format.Layer) store.Room {
-	if p.present(l) {
-		return store.Room{}
-	}
-	room := store.Room{Inodes: 2} // the file and what stands beside it: a checkpoint, a directory of the view
-	switch {
-	case !unpacked(l):
-		room.Bytes = max(0, l.Blob.Size-p.opts.Store.Unfinished(l.Blob, j.repositoryOf(l)))
-	case strings.HasSuffix(l.MediaType, "tar"):
-		room.Bytes = l.Blob.Size
-	default:
-		room.Bytes = l.Blob.Size + l.Blob.Size/2 // compressed: a guess; the disk is looked at as the files are written
-	}
-	return room
-}
-
-// space is what the layers will take on disk together.
-func (p *Puller) space(j *job, layers []format.Layer) store.Room {
-	var room store.Room
-	for _, l := range layers {
-		j.expected[l.Blob.Digest] = p.room(j, l)
-		room = room.Plus(j.expected[l.Blob.Digest])
-	}
-	return room
-}
-
-// spend tells the reservation that room of the layer was taken, up to what was reserved for the layer.
-func (j *job) spend(l format.Layer, room store.Room) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	left := j.expected[l.Blob.Digest]
-	room = store.Room{Bytes: min(room.Bytes, left.Bytes), Inodes: min(room.Inodes, left.Inodes)}
-	j.expected[l.Blob.Digest] = left.Minus(room)
-	if j.reserved != nil {
-		j.reserved.Spend(room)
-	}
 }
 
 func sum(layers []format.Layer) int64 {

@@ -60,7 +60,7 @@ func (h *holdings) elsewhere(j *job, l format.Layer) bool {
 }
 
 // registryRecord names the record of what a whole registry was seen to hold. No repository has such a name.
-func registryRecord(j *job, l format.Layer) string { return j.origins[l.Origin].ref.Registry + "/" }
+func registryRecord(j *job, l format.Layer) string { return j.origins[l.Origin].ref.Authority() + "/" }
 
 func (h *holdings) read(repository string) []digest.Digest {
 	var list []digest.Digest
@@ -96,7 +96,7 @@ func (h *holdings) missing(j *job, layers []format.Layer) []format.Layer {
 
 // all reports whether every layer that the job needs was seen in its repository.
 func (h *holdings) all(j *job) bool {
-	return len(h.missing(j, j.plan.Needed(j.keep.keep))) == 0
+	return len(h.missing(j, j.needed())) == 0
 }
 
 // add writes down that the layers' repositories hold them.
@@ -143,7 +143,9 @@ func (p *Puller) proveHeld(ctx context.Context, j *job, l format.Layer) error {
 	if unpacked(l) {
 		return p.transfer(ctx, j, l)
 	}
-	return p.opts.Engine.File(ctx, p.work(j, l, p.running.counter(l.Blob)), verified{})
+	moved := p.running.counter(l)
+	defer p.running.forget(l.Blob)
+	return p.opts.Engine.File(ctx, p.work(j, l, moved), verified{})
 }
 
 // probe asks the registry to open the blob in the layer's repository.

@@ -22,6 +22,8 @@ type trackers struct {
 
 // counter is the progress of one blob that is on its way.
 type counter struct {
+	name    string
+	size    int64
 	bytes   atomic.Int64
 	trouble atomic.Pointer[trouble]
 }
@@ -57,7 +59,7 @@ func (ts *trackers) start(key, reference string, layers []format.Layer) *tracker
 	t.expect(layers)
 	ts.mu.Lock()
 	if ts.models == nil {
-		ts.models, ts.blobs = make(map[string]*tracker), make(map[model.Blob]*counter)
+		ts.models = make(map[string]*tracker)
 	}
 	ts.models[key] = t
 	ts.mu.Unlock()
@@ -80,11 +82,17 @@ func (ts *trackers) get(key string) *tracker {
 	return ts.models[key]
 }
 
-func (ts *trackers) counter(b model.Blob) *counter {
+func (ts *trackers) counter(l format.Layer) *counter {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	c := &counter{}
-	ts.blobs[b] = c
+	c := &counter{name: l.Path, size: l.Blob.Size}
+	if c.name == "" {
+		c.name = "layer " + l.Blob.Digest.Encoded()[:12]
+	}
+	if ts.blobs == nil {
+		ts.blobs = make(map[model.Blob]*counter)
+	}
+	ts.blobs[l.Blob] = c
 	return c
 }
 
@@ -213,12 +221,32 @@ func (p *Puller) Running() []Progress {
 	return out
 }
 
+// Transfer is a blob that is on its way.
+type Transfer struct {
+	// Name is the path of the file, or that of an archive where it has one, else names the layer.
+	Name string
+	// Done and Total are in bytes.
+	Done, Total int64
+}
+
+// Transfers lists the blobs that are on their way, by name. Bytes that a broken transfer had before are part of Done.
+func (p *Puller) Transfers() []Transfer {
+	p.running.mu.Lock()
+	defer p.running.mu.Unlock()
+	out := make([]Transfer, 0, len(p.running.blobs))
+	for _, c := range p.running.blobs {
+		out = append(out, Transfer{Name: c.name, Done: min(max(c.bytes.Load(), 0), c.size), Total: c.size})
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
+	return out
+}
+
 // progressError is what a caller gets whose patience ended.
 func (p *Puller) progressError(j *job) error {
 	if t := p.running.get(j.key); t != nil {
 		progress := t.progress()
-		progress.Reference = j.ref.String() // another caller may have begun the pull under another name
+		progress.Reference = j.title() // another caller may have begun the pull under another name
 		return fmt.Errorf("%s: %w", progress, model.ErrPulling)
 	}
-	return fmt.Errorf("pulling %s: %w", j.ref, model.ErrPulling)
+	return fmt.Errorf("pulling %s: %w", j.title(), model.ErrPulling)
 }

@@ -21,7 +21,8 @@ import (
 // Policy says when the registry is asked what a reference means, as Kubernetes has it for images.
 type Policy string
 
-// The policies. The empty one is PolicyAlways for the tag "latest" or none, and PolicyIfNotPresent otherwise.
+// The policies. The empty one is PolicyAlways for references that are expected to mean something else tomorrow (the tag
+// "latest", a branch, no version) and PolicyIfNotPresent otherwise.
 const (
 	// PolicyAlways asks the registry each time; bytes that are cached are not fetched again.
 	PolicyAlways Policy = "Always"
@@ -44,7 +45,7 @@ func (p Policy) of(ref model.Ref) Policy {
 	switch {
 	case p != "":
 		return p
-	case ref.Digest == "" && (ref.Tag == "" || ref.Tag == "latest"):
+	case ref.Moving():
 		return PolicyAlways
 	}
 	return PolicyIfNotPresent
@@ -54,10 +55,23 @@ func (p Policy) of(ref model.Ref) Policy {
 type Request struct {
 	Ref    model.Ref
 	Policy Policy
+	// Want selects where the reference leads to an index. Node is the puller's to fill in.
+	Want model.Selection
 	// Include and Exclude are patterns as ParsePatterns returns them. Without Include, everything is included.
 	Include, Exclude []string
+	// Layout arranges the files, and LayoutName names the model in it; the layout finds a name by itself where it can.
+	Layout     Layout
+	LayoutName string
+	// Mounts are further references in the tree. Include, Exclude, LayoutName and Want are about Ref alone. Each reference
+	// is authorised on its own.
+	Mounts []Mount
 	// Keychain holds the caller's credentials; nil means anonymous.
 	Keychain model.Keychain
+	// Namespace of the caller, for Options.Rules; empty when it is not known.
+	Namespace string
+
+	// dir is where the tree of this part of a request belongs.
+	dir string
 }
 
 // Result is a tree whose blobs are all in the store.
@@ -67,6 +81,8 @@ type Result struct {
 	Digest digest.Digest
 	// Format is the name of the artifact's format.
 	Format string
+	// Mounts are those of the request, pinned to the digests of their manifests.
+	Mounts []Mount
 	// Warm says that nothing had to be fetched.
 	Warm bool
 
@@ -86,6 +102,10 @@ type Options struct {
 	Store  *store.Store
 	Engine *ingest.Engine
 	Grants *grant.Ledger
+	// Resolvers know what the references of some schemes stand for, by scheme.
+	Resolvers map[string]Resolver
+	// Rules are the operator's; nil allows everything.
+	Rules Rules
 	// Linger is how long a pull goes on when nobody waits for it (default 10 min).
 	Linger time.Duration
 	// Platform selects from indexes that list several (default: linux on this machine's architecture).
@@ -102,26 +122,13 @@ type Options struct {
 	Observer Observer
 }
 
-// WriteMode is how large blobs reach the disk.
-type WriteMode string
-
-// The write modes.
-const (
-	// WriteAuto is WriteDirect for blobs from directFrom on.
-	WriteAuto WriteMode = "auto"
-	// WriteDirect bypasses the page cache: the least work for the processor, and the reader's first read is from disk.
-	WriteDirect WriteMode = "direct"
-	// WriteBuffered goes through the page cache, which keeps what fits for the reader.
-	WriteBuffered WriteMode = "buffered"
-)
-
-// directFrom is the size in bytes below which a file's bytes may as well stay in the page cache.
-const directFrom = 32 << 20
-
 // Observer counts. Implementations return at once.
 type Observer interface {
 	// Authorized is told how an access was decided: "valid", "proven", "grace" or "denied".
 	Authorized(how string)
+	// Refused is told why the operator's rules refused something: the word of Rules.Check, or "model-size", "files" or
+	// "share".
+	Refused(why string)
 	// Pulled is told the end of a pull that had to fetch: the bytes of its blobs, the time, and its error or nil.
 	Pulled(bytes int64, took time.Duration, err error)
 }
@@ -135,8 +142,11 @@ type Puller struct {
 	cancel context.CancelCauseFunc
 
 	running trackers
+	rooms   rooms
+	cache   pageCache
 	trees   treeCache
 	held    holdings
+	shares  shares
 }
 
 // New returns a puller. Close ends its work.
@@ -154,17 +164,21 @@ func New(o Options) *Puller {
 		o.Observer = silent{}
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
-	return &Puller{
+	p := &Puller{
 		opts: o, log: o.Logger, cancel: cancel, held: holdings{store: o.Store, recent: make(map[heldLayer]bool)},
+		cache:  pageCache{memory: store.MemoryForCache},
 		models: flight.NewGroup[string, struct{}](ctx, o.Linger),
 		// A model leaves its blobs when it ends; nobody else then waits for them.
 		blobs: flight.NewGroup[string, struct{}](ctx, 0),
 	}
+	p.shares = shares{store: o.Store, log: o.Logger, observer: o.Observer, running: func(key string) bool { return p.running.get(key) != nil }}
+	return p
 }
 
 type silent struct{}
 
 func (silent) Authorized(string)                  {}
+func (silent) Refused(string)                     {}
 func (silent) Pulled(int64, time.Duration, error) {}
 
 var errClosing = fmt.Errorf("the plugin is stopping; the pull goes on when it is back: %w", model.ErrUnavailable)
@@ -183,30 +197,28 @@ const maxAttempts = 5
 // model.ErrPulling and says how far the work is, which goes on. The caller calls Release on the result.
 //
 // Errors: model.ErrUnauthenticated, ErrDenied and ErrNotFound when the registry says no to all of the caller's
-// credentials; ErrUnavailable when it says nothing and no earlier proof holds; ErrNoSpace; ErrCorrupt; ErrInvalid,
+// credentials, or the operator's rules to the caller; ErrUnavailable when it says nothing and no earlier proof holds; ErrNoSpace; ErrCorrupt; ErrInvalid,
 // ErrUnsupported and ErrTooLarge for artifacts that are refused.
 func (p *Puller) Pull(ctx context.Context, r Request) (*Result, error) {
-	keep, err := newSelection(r.Include, r.Exclude)
-	if err != nil {
-		return nil, err
-	}
-	if r.Keychain == nil {
-		r.Keychain = model.Anonymous{}
-	}
-	a, err := p.authorise(ctx, r)
+	j, err := p.plan(ctx, r)
 	if err != nil {
 		return nil, stillPulling(ctx, err, "resolving "+r.Ref.String())
 	}
-	j, err := p.plan(ctx, r, a, keep)
-	if err != nil {
-		return nil, stillPulling(ctx, fmt.Errorf("%s: %w", r.Ref, err), "planning "+r.Ref.String())
-	}
+	admission := p.admission(r, j)
+	defer admission.leave()
 	for range maxAttempts {
-		if result := p.ready(j); result != nil {
-			return result, nil
+		var result *Result
+		if result, err = p.ready(j); err != nil {
+			return nil, fmt.Errorf("%s: %w", r.Ref, err)
+		}
+		if result != nil {
+			return admission.result(result)
 		}
 		if r.Policy.of(r.Ref) == PolicyNever {
 			return nil, fmt.Errorf("%s: not all of it is in the node's cache and the pull policy is Never; use IfNotPresent or prefetch it: %w", r.Ref, model.ErrNotFound)
+		}
+		if err := admission.pull(); err != nil {
+			return nil, err
 		}
 		j.warm = false
 		mine := false

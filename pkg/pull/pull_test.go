@@ -324,8 +324,13 @@ func TestProgress(t *testing.T) {
 	pushFiles(t, r, "m:1")
 	r.hold = make(chan struct{})
 	n := newNode(t, r, nil)
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		defer cancel()
+		for len(n.Running()) == 0 {
+			time.Sleep(time.Millisecond)
+		}
+	}()
 	_, err := n.Pull(ctx, Request{Ref: parse(t, "r.io/m:1")})
 	if !errors.Is(err, model.ErrPulling) || !strings.HasPrefix(err.Error(), "pulling r.io/m:1: 0% (0 B of ") {
 		t.Fatalf("impatient: %v", err)
@@ -554,3 +559,56 @@ func TestParents(t *testing.T) {
 type keychain []model.Credential
 
 func (k keychain) Credentials(context.Context, model.Ref) ([]model.Credential, error) { return k, nil }
+
+// users are the credentials of several people.
+type users []user
+
+func (u users) Credentials(ctx context.Context, ref model.Ref) (out []model.Credential, _ error) {
+	for _, one := range u {
+		c, _ := one.Credentials(ctx, ref)
+		out = append(out, c...)
+	}
+	return out, nil
+}
+
+// A registry that does not answer takes its time for each identity, so the one with a proof comes first.
+func TestProofBeforeSilence(t *testing.T) {
+	r := newFakeRegistry()
+	pushFiles(t, r, "m:1")
+	n := newNode(t, r, nil)
+	pull := func(k model.Keychain) error {
+		result, err := n.Pull(t.Context(), Request{Ref: parse(t, "r.io/m:1"), Keychain: k})
+		result.Release()
+		return err
+	}
+	if err := pull(nil); err != nil { // everybody may read it
+		t.Fatal(err)
+	}
+	n.now = n.now.Add(time.Hour)
+	r.away = true
+	r.checks.Store(0)
+	if err := pull(users{{"eve", "e"}, {"mallory", "m"}}); err != nil || r.checks.Load() != 1 || n.count("grace") != 1 {
+		t.Errorf("%v after %d questions", err, r.checks.Load())
+	}
+	r.away = false
+	r.users = map[string]string{"alice": "a"}
+	if err := pull(users{{"eve", "e"}, {"mallory", "m"}}); !errors.Is(err, model.ErrDenied) && !errors.Is(err, model.ErrUnauthenticated) {
+		t.Errorf("refused: %v", err)
+	}
+}
+
+// What a release before wrote down about an index is found again.
+func TestNamesOfRecords(t *testing.T) {
+	ref, d := parse(t, "r.io/m:1"), digest.FromString("index")
+	for want, selection := range map[string]model.Selection{
+		"r.io/m@" + d.String() + " linux/amd64":             {Node: "linux/amd64"},
+		"r.io/m@" + d.String() + " linux/amd64 linux/s390x": {Node: "linux/amd64", Platform: "linux/s390x"},
+	} {
+		if got := indexRecord(ref, d, selection); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	if got := tagRecord(ref); got != "oci://r.io/m:1" {
+		t.Errorf("got %q", got)
+	}
+}

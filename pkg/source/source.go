@@ -43,13 +43,38 @@ type Source interface {
 // a server's Retry-After arrives as *model.RetryAfterError.
 type Repository interface {
 	// Resolve pins the reference: it fetches the manifest, selects from an index, and fetches the config.
-	// platform is an os/arch pair such as "linux/amd64" for indexes that list several.
-	Resolve(ctx context.Context, platform string) (Snapshot, error)
+	// want decides between the entries of an index; a source without indexes ignores it.
+	Resolve(ctx context.Context, want model.Selection) (Snapshot, error)
 	// Check proves that this identity may read the manifest d now, with the least traffic that proves it.
 	Check(ctx context.Context, d digest.Digest) error
 	// ReadRange opens length bytes of the blob from offset on; a length of -1 means up to the end. The caller closes
 	// the body. ctx governs the whole life of the body, not only the request.
 	ReadRange(ctx context.Context, blob model.Blob, offset, length int64) (Body, error)
+}
+
+// Recaller is a Repository that wants to be told what an earlier Resolve of the same reference returned, perhaps before
+// a restart: what the snapshot says about where its blobs are is then not asked for again, and still known when the
+// reference has moved on. It proves nothing.
+type Recaller interface {
+	// Recall is called before Check and ReadRange. The snapshot's digest has been verified.
+	Recall(Snapshot)
+}
+
+// Recall tells the repository about an earlier snapshot, if it wants to know.
+func Recall(r Repository, s Snapshot) {
+	if r, ok := r.(Recaller); ok {
+		r.Recall(s)
+	}
+}
+
+// Selection says which entry of an index is wanted.
+type Selection = model.Selection
+
+// Distruster is a Repository whose blobs may come from several hosts.
+type Distruster interface {
+	// Distrust is told that the bytes which ReadRange gave of the blob were not those of its digest. It reports whether
+	// reading it again asks somebody else.
+	Distrust(blob model.Blob) bool
 }
 
 // ErrRange is what ReadRange fails with when the server answers a range with another one. It is a model.ErrUnavailable.

@@ -97,7 +97,7 @@ func (s *Store) makeTwin(path, twin string) (err error) {
 			err = errors.Join(err, os.Remove(dst.Name()))
 		}
 	}()
-	if err := unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())); err != nil {
+	if err := cloneFile(dst, src); err != nil {
 		if _, err := io.Copy(dst, src); err != nil {
 			return errors.Join(err, dst.Close())
 		}
@@ -133,40 +133,6 @@ func (s *Store) Pin(digests ...digest.Digest) (unpin func()) {
 			}
 		}
 	}
-}
-
-// Quarantine takes a blob whose bytes are wrong out of the store. Views that show it are taken away as well, so that
-// no new mount gets it; mounts that exist keep what they have.
-func (s *Store) Quarantine(d digest.Digest) error {
-	path := s.blobPath(d)
-	inodes := make(map[uint64]bool)
-	for _, p := range []string{path, path + executableSuffix} {
-		var st unix.Stat_t
-		if unix.Lstat(p, &st) == nil {
-			inodes[st.Ino] = true
-		}
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	views, err := s.listViews()
-	if err != nil {
-		return err
-	}
-	for _, v := range views {
-		shows, err := viewShows(v.path, inodes)
-		if err == nil && shows {
-			err = s.trash(v.path)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	for _, p := range []string{path, path + executableSuffix} {
-		if err := atomicfile.Remove(p); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // spaceError gives a full filesystem its kind.

@@ -59,7 +59,7 @@ func commitBatch(batch []*commit) {
 	if len(batch) > 1 {
 		for _, item := range batch {
 			// Only a hint that starts the writing of all files at once; the sync below is what counts.
-			_ = unix.SyncFileRange(int(item.file.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+			startWriteback(item.file, 0, 0)
 		}
 	}
 	errs := make([]error, len(batch))
@@ -86,7 +86,7 @@ func commitBatch(batch []*commit) {
 // move gives the file its final name. A blob that is there already stays: views link to it. Only one that has another
 // size, which is damage, gives way.
 func (c *commit) move() error {
-	err := unix.Renameat2(unix.AT_FDCWD, c.from, unix.AT_FDCWD, c.to, unix.RENAME_NOREPLACE)
+	err := renameNoReplace(c.from, c.to)
 	switch {
 	case errors.Is(err, unix.EEXIST):
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS): // not on every filesystem

@@ -28,6 +28,7 @@ type blobInfo struct {
 	digest digest.Digest // empty for unfinished blobs
 	path   string
 	inode  uint64
+	size   int64 // as its reader sees it
 	bytes  int64 // allocated on disk
 	links  uint64
 	used   time.Time
@@ -115,7 +116,7 @@ func (s *Store) evict(ctx context.Context, want Room) (Evicted, error) {
 	if out != (Evicted{}) {
 		s.log.Info("cache evicted", "views", out.Views, "blobs", out.Blobs, "unfinished", out.Unfinished, "bytes", out.Bytes)
 	}
-	return out, errors.Join(failed, ctx.Err(), s.dropOldRecords())
+	return out, errors.Join(failed, ctx.Err(), s.dropOldRecords(), s.emptyQuarantine())
 }
 
 func (s *Store) mounted() (map[digest.Digest]bool, error) {
@@ -166,6 +167,7 @@ func (s *Store) remove(c candidate, mounted map[digest.Digest]bool, byInode map[
 		if err := errors.Join(atomicfile.Remove(c.blob.path+checkpointSuffix), atomicfile.Remove(c.blob.path)); err != nil {
 			return err
 		}
+		delete(s.checkpoints, c.blob.path)
 		out.Unfinished++
 		out.Bytes += c.blob.bytes
 		out.Inodes += 2
@@ -281,7 +283,7 @@ func statBlob(path string, d digest.Digest) (blobInfo, bool) {
 	if err := unix.Lstat(path, &st); err != nil {
 		return blobInfo{}, false
 	}
-	return blobInfo{digest: d, path: path, inode: st.Ino, bytes: st.Blocks * statBlock, links: uint64(st.Nlink), //nolint:unconvert // its type differs by platform
+	return blobInfo{digest: d, path: path, inode: st.Ino, size: st.Size, bytes: st.Blocks * statBlock, links: uint64(st.Nlink), //nolint:unconvert // its type differs by platform
 		used: time.Unix(st.Ctim.Unix())}, true
 }
 

@@ -25,6 +25,8 @@ type Lease struct {
 	// Reference is what the pod asked for, and Digest the manifest that it was pinned to.
 	Reference string        `json:"reference"`
 	Digest    digest.Digest `json:"digest"`
+	// Mounts are further models in the tree, each as path=reference@digest.
+	Mounts []string `json:"mounts,omitempty"`
 	// View is the digest of the tree that is shown, SubPath the directory in it.
 	View    digest.Digest `json:"view"`
 	SubPath string        `json:"subPath,omitempty"`
@@ -87,17 +89,6 @@ func (s *Store) Lease(volumeID, target string) (Lease, bool) {
 	return l, ok
 }
 
-// LeasesOf lists the leases of a volume at any target path.
-func (s *Store) LeasesOf(volumeID string) []Lease {
-	var out []Lease
-	for _, l := range s.Leases() {
-		if l.VolumeID == volumeID {
-			out = append(out, l)
-		}
-	}
-	return out
-}
-
 // Leases lists all leases, ordered by volume and target.
 func (s *Store) Leases() []Lease {
 	s.mu.Lock()
@@ -128,6 +119,9 @@ func (s *Store) DropLease(volumeID, target string) error {
 	s.mu.Lock()
 	delete(s.leases, k)
 	s.mu.Unlock()
+	if err := s.emptyQuarantine(); err != nil {
+		s.log.Warn("damaged view stays in quarantine for now", "error", err)
+	}
 	return nil
 }
 
@@ -147,6 +141,9 @@ func (s *Store) loadLeases() error {
 		}
 		if err == nil && path != s.leaseFile(l.key()) {
 			err = errors.New("it does not have the name of its volume and target")
+		}
+		if err == nil {
+			_, err = model.ParseDigest(l.View.String()) // it becomes a path
 		}
 		if err != nil {
 			s.log.Warn("lease file set aside", "file", path, "error", err)

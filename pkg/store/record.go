@@ -64,6 +64,22 @@ func (s *Store) Record(kind, name string, value any) bool {
 	return json.Unmarshal(r.Value, value) == nil
 }
 
+// recordNames lists the names of the records of a kind.
+func (s *Store) recordNames(kind string) ([]string, error) {
+	entries, err := os.ReadDir(s.path("records", kind))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	var out []string
+	for _, e := range entries {
+		var r record
+		if data, err := os.ReadFile(s.path("records", kind, e.Name())); err == nil && json.Unmarshal(data, &r) == nil {
+			out = append(out, r.Name)
+		}
+	}
+	return out, err
+}
+
 // DropRecord forgets a record; there need not be one.
 func (s *Store) DropRecord(kind, name string) error {
 	return atomicfile.Remove(s.recordFile(kind, name))

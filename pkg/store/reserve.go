@@ -30,6 +30,17 @@ func (r *Reservation) Spend(room Room) {
 	r.store.mu.Unlock()
 }
 
+// Give moves room of the reservation, up to what is left of it, to another one of the same store.
+func (r *Reservation) Give(to *Reservation, room Room) {
+	r.mu.Lock()
+	room = Room{Bytes: min(room.Bytes, r.left.Bytes), Inodes: min(room.Inodes, r.left.Inodes)}
+	r.left = r.left.Minus(room)
+	r.mu.Unlock()
+	to.mu.Lock()
+	to.left = to.left.Plus(room)
+	to.mu.Unlock()
+}
+
 // Release gives back what is left.
 func (r *Reservation) Release() { r.Spend(Everything) }
 

@@ -1,11 +1,9 @@
 package store
 
 import (
-	"fmt"
 	"math"
 
 	"github.com/dustin/go-humanize"
-	"golang.org/x/sys/unix"
 )
 
 // Policy bounds the cache. The zero value keeps 10 % of the filesystem free and sets no other limit.
@@ -98,18 +96,19 @@ func (s *Store) Usage() (Usage, error) {
 	return u, err
 }
 
-// space asks the filesystem. One that does not count inodes has as many as anybody wants.
-func (s *Store) space() (free, total Room, err error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(s.root, &st); err != nil {
-		return free, total, fmt.Errorf("filesystem of %s: %w", s.root, err)
+// space asks the filesystem of the root.
+func (s *Store) space() (free, total Room, err error) { return spaceOf(s.root) }
+
+// Capacity is how many bytes the cache can hold at most: its limit, or what its filesystem has.
+func (s *Store) Capacity() (int64, error) {
+	_, total, err := s.space()
+	if err != nil {
+		return 0, err
 	}
-	free = Room{Bytes: int64(st.Bavail) * st.Bsize, Inodes: int64(st.Ffree)}
-	total = Room{Bytes: int64(st.Blocks) * st.Bsize, Inodes: int64(st.Files)}
-	if st.Files == 0 {
-		free.Inodes, total.Inodes = math.MaxInt64/2, math.MaxInt64/2
+	if limit := s.opts.Policy.MaxBytes; limit > 0 {
+		return min(limit, total.Bytes), nil
 	}
-	return free, total, nil
+	return total.Bytes, nil
 }
 
 // reserve is what the policy keeps free of a filesystem. A few inodes are kept for leases, whatever the policy.

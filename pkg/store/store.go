@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -36,13 +37,19 @@ type Store struct {
 	log  *slog.Logger
 	now  func() time.Time
 
-	commits committer
+	commits   committer
+	copies    *copyBudget
+	scratches atomic.Uint64 // names of temporary files
 
 	mu       sync.Mutex // guards what follows, and every removal of a blob or view
 	pins     map[digest.Digest]int
 	writers  map[string]bool // by the path of the unfinished blob
 	leases   map[leaseKey]Lease
 	reserved Room // promised to running pulls
+	// checkpoints tells which unfinished blobs have one, by their path.
+	checkpoints map[string]bool
+	kept        map[string]Kept // by reference; their digests are in pins as well
+	quarantined bool            // a view may be in quarantine
 
 	reserving sync.Mutex // one reservation is decided at a time; taken before evicting
 	evicting  sync.Mutex // one eviction at a time; taken before mu
@@ -50,7 +57,7 @@ type Store struct {
 }
 
 var directories = []string{
-	"blobs/sha256", "blobs/sha512", "ingest", "views", "leases", "records", "trash",
+	"blobs/sha256", "blobs/sha512", "ingest", "views", "leases", "records", "kept", quarantineDir, "trash",
 }
 
 // Open takes the root, creating it where needed, and removes what a crash left half done. It fails with
@@ -78,6 +85,7 @@ func Open(root string, o Options) (*Store, error) {
 	s := &Store{
 		root: root, lock: lock, opts: o, log: o.Logger, now: o.Now,
 		pins: make(map[digest.Digest]int), writers: make(map[string]bool), leases: make(map[leaseKey]Lease),
+		checkpoints: make(map[string]bool), kept: make(map[string]Kept), copies: newCopyBudget(),
 	}
 	if err := s.recover(); err != nil {
 		return nil, errors.Join(err, lock.Close())
@@ -131,7 +139,7 @@ func (s *Store) recover() error {
 	if err := emptyDir(s.path("trash")); err != nil {
 		return err
 	}
-	for _, d := range []string{"views", "leases"} {
+	for _, d := range []string{"views", "leases", "kept"} {
 		if err := removeTemporary(s.path(d)); err != nil {
 			return err
 		}
@@ -148,7 +156,10 @@ func (s *Store) recover() error {
 	if err := s.recoverIngest(); err != nil {
 		return err
 	}
-	return s.loadLeases()
+	if err := s.loadQuarantine(); err != nil {
+		return err
+	}
+	return errors.Join(s.loadLeases(), s.loadKept())
 }
 
 func (s *Store) path(elem ...string) string {

@@ -46,7 +46,7 @@ func open(t *testing.T, root string, o Options) *Store {
 func put(t *testing.T, s *Store, data []byte) model.Blob {
 	t.Helper()
 	b := model.Blob{Digest: digest.FromBytes(data), Size: int64(len(data))}
-	sc, err := s.NewScratch(b.Size, WriterOptions{Direct: b.Size > 1<<20})
+	sc, err := s.NewScratch(b.Size, WriterOptions{Cache: CacheCheap})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,8 +108,8 @@ func TestWriter(t *testing.T) {
 	s := open(t, root, Options{})
 	data := bytes.Repeat([]byte("0123456789abcdef"), 10_000)
 	b := model.Blob{Digest: digest.FromBytes(data), Size: int64(len(data))}
-	for _, direct := range []bool{false, true} {
-		w, err := s.NewWriter(b, WriterOptions{Direct: direct})
+	for _, cache := range []CachePolicy{CacheAll, CacheNone, CacheCheap} {
+		w, err := s.NewWriter(b, WriterOptions{Cache: cache})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -134,7 +134,7 @@ func TestWriter(t *testing.T) {
 		}
 		got, err := io.ReadAll(f)
 		if err := errors.Join(err, f.Close()); err != nil || !bytes.Equal(got, data) {
-			t.Fatalf("direct %v: read back %d bytes, %v", direct, len(got), err)
+			t.Fatalf("cache %v: read back %d bytes, %v", cache, len(got), err)
 		}
 		info, err := os.Stat(s.blobPath(b.Digest))
 		if err != nil || info.Mode() != blobMode {
@@ -176,7 +176,7 @@ func TestWriterResumes(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := open(t, root, Options{})
-	w, err = again.NewWriter(b, WriterOptions{Direct: true})
+	w, err = again.NewWriter(b, WriterOptions{Cache: CacheNone})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -304,7 +304,7 @@ func TestLeases(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = open(t, root, Options{})
-	if got := s.LeasesOf(a.VolumeID); len(got) != 2 || len(s.Leases()) != 2 {
+	if got := s.Leases(); len(got) != 2 || got[0].VolumeID != a.VolumeID || got[1].VolumeID != a.VolumeID {
 		t.Fatalf("leases after a restart: %+v", s.Leases())
 	}
 	for range 2 {

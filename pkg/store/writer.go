@@ -6,9 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -19,11 +19,6 @@ import (
 const (
 	partSuffix       = ".part"
 	checkpointSuffix = ".json"
-	// directAlignment of offset, length and memory suits every block device in use; O_DIRECT refuses less.
-	directAlignment = 4096
-	// allocateFrom is the size in bytes from which on space is taken in advance. Below, a full disk is found out soon
-	// enough, and what was allocated in advance takes a second journal write when it is synced.
-	allocateFrom = 1 << 20
 	// statBlock is the unit of st_blocks, whatever the filesystem's block size is.
 	statBlock = 512
 )
@@ -33,73 +28,6 @@ type checkpoint struct {
 	Blob   model.Blob `json:"blob"`
 	Offset int64      `json:"offset"`
 	State  []byte     `json:"state"`
-}
-
-// output is a file that large aligned writes reach past the page cache, where that is wanted and the filesystem can.
-type output struct {
-	file   *os.File
-	direct *os.File // the same file opened with O_DIRECT; nil where that is not wanted or refused
-}
-
-func (o *output) openDirect(path string) {
-	// A filesystem that refuses is no failure: the page cache serves as well, only slower.
-	o.direct, _ = os.OpenFile(path, os.O_WRONLY|unix.O_DIRECT|unix.O_NOFOLLOW, 0)
-}
-
-// WriteAt implements io.WriterAt. Aligned memory, offsets and lengths bypass the page cache where that is wanted.
-func (o *output) WriteAt(p []byte, off int64) (int, error) {
-	n := 0
-	if o.direct != nil && off%directAlignment == 0 && len(p) >= directAlignment && aligned(p) {
-		whole := len(p) &^ (directAlignment - 1)
-		done, err := o.direct.WriteAt(p[:whole], off)
-		n = done
-		if err != nil && !errors.Is(err, unix.EINVAL) {
-			return n, fmt.Errorf("write: %w", spaceError(err))
-		}
-	}
-	if n < len(p) {
-		done, err := o.file.WriteAt(p[n:], off+int64(n))
-		n += done
-		if err != nil {
-			return n, fmt.Errorf("write: %w", spaceError(err))
-		}
-	}
-	return n, nil
-}
-
-func aligned(p []byte) bool {
-	return uintptr(unsafe.Pointer(unsafe.SliceData(p)))%directAlignment == 0 //nolint:gosec // looks at the address only
-}
-
-// allocate takes the space of size bytes from the filesystem now, where it can.
-func (o *output) allocate(size int64) error {
-	if size < allocateFrom {
-		return nil
-	}
-	err := unix.Fallocate(int(o.file.Fd()), 0, 0, size)
-	for errors.Is(err, unix.EINTR) {
-		err = unix.Fallocate(int(o.file.Fd()), 0, 0, size)
-	}
-	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
-		return nil
-	}
-	return err
-}
-
-// finish gives the file its final size and mode.
-func (o *output) finish(size int64) error {
-	return errors.Join(o.file.Truncate(size), o.file.Chmod(blobMode))
-}
-
-func (o *output) close() error {
-	var err error
-	if o.direct != nil {
-		err = o.direct.Close()
-	}
-	if o.file != nil {
-		err = errors.Join(err, o.file.Close())
-	}
-	return err
 }
 
 // Writer collects the bytes of one blob. WriteAt may be called concurrently for disjoint ranges, the other methods may
@@ -115,13 +43,13 @@ type Writer struct {
 	done      bool
 }
 
-// WriterOptions of NewWriter. The zero value writes through the page cache.
+// WriterOptions of NewWriter and NewScratch. The zero value writes through the page cache.
 type WriterOptions struct {
 	// Origin says where the bytes come from. Writers of different origins never share an unfinished blob: until its
 	// digest is verified it is only as good as its source.
 	Origin string
-	// Direct bypasses the page cache for aligned writes where the filesystem can.
-	Direct bool
+	// Cache says what stays in the page cache.
+	Cache CachePolicy
 }
 
 // NewWriter opens the unfinished blob, or begins it, and allocates its space, so that a full disk is found out before
@@ -145,10 +73,16 @@ func (s *Store) NewWriter(b model.Blob, o WriterOptions) (*Writer, error) {
 }
 
 func (w *Writer) open(o WriterOptions) (err error) {
-	var found bool
-	w.from, found = readCheckpoint(w.path)
-	w.saved.Store(found)
-	if w.from.Blob != w.blob || w.from.Offset > w.blob.Size {
+	// The root belongs to this process, so what is in memory is all that there is.
+	found := w.store.checkpointed(w.path)
+	flags := unix.O_RDWR | unix.O_CREAT | unix.O_NOFOLLOW
+	if found {
+		w.from = readCheckpoint(w.path)
+		w.saved.Store(true)
+	} else {
+		flags |= unix.O_TRUNC
+	}
+	if w.from.Blob != w.blob || w.from.Offset < 0 || w.from.Offset > w.blob.Size {
 		w.from = checkpoint{}
 	}
 	// A checkpoint that is not accepted must be gone before the first byte is written over what it describes.
@@ -157,21 +91,24 @@ func (w *Writer) open(o WriterOptions) (err error) {
 			err = w.dropCheckpoint()
 		}
 	}()
-	if w.file, err = os.OpenFile(w.path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600); err != nil {
+	if w.file, err = openFile(w.path, flags, 0o600); err != nil {
 		return err
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(w.file.Fd()), &st); err != nil {
-		return err
-	}
-	if st.Size < w.from.Offset {
-		w.from = checkpoint{}
+	if found {
+		var st unix.Stat_t
+		if err := unix.Fstat(int(w.file.Fd()), &st); err != nil {
+			return err
+		}
+		if st.Size < w.from.Offset {
+			w.from = checkpoint{}
+		}
+		defer func() { w.length = max(w.length, st.Size) }()
 	}
 	if err := w.allocate(w.blob.Size); err != nil {
 		return err
 	}
-	if o.Direct && w.blob.Size >= directAlignment {
-		w.openDirect(w.path)
+	if w.blob.Size >= directAlignment {
+		w.bypass(w.store, w.path, o.Cache)
 	}
 	return nil
 }
@@ -182,7 +119,7 @@ func (w *Writer) Resume() (offset int64, state []byte) { return w.from.Offset, w
 // Checkpoint makes the first offset bytes durable and remembers the hash state after them. The caller has written all
 // of them. It may run while WriteAt writes bytes behind offset.
 func (w *Writer) Checkpoint(offset int64, state []byte) error {
-	if err := fdatasync(w.file); err != nil {
+	if err := datasync(w.file); err != nil {
 		return fmt.Errorf("checkpoint of blob %s: %w", w.blob.Digest, spaceError(err))
 	}
 	data, err := json.Marshal(checkpoint{Blob: w.blob, Offset: offset, State: state})
@@ -190,14 +127,37 @@ func (w *Writer) Checkpoint(offset int64, state []byte) error {
 		return err
 	}
 	w.saved.Store(true)
+	w.store.noteCheckpoint(w.path, true)
 	return spaceError(atomicfile.Write(w.path+checkpointSuffix, data))
 }
 
 func (w *Writer) dropCheckpoint() error {
-	if !w.saved.Swap(false) {
+	if !w.saved.Load() {
 		return nil
 	}
-	return atomicfile.Remove(w.path + checkpointSuffix)
+	if err := atomicfile.Remove(w.path + checkpointSuffix); err != nil {
+		return err
+	}
+	w.saved.Store(false)
+	w.store.noteCheckpoint(w.path, false)
+	return nil
+}
+
+// checkpointed reports whether an unfinished blob may have a checkpoint.
+func (s *Store) checkpointed(part string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.checkpoints[part]
+}
+
+func (s *Store) noteCheckpoint(part string, there bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if there {
+		s.checkpoints[part] = true
+	} else {
+		delete(s.checkpoints, part)
+	}
 }
 
 // Discard forgets every byte: they turned out to be wrong.
@@ -240,9 +200,10 @@ func (w *Writer) Close() error {
 
 // Unfinished returns the bytes that an unfinished blob has allocated on disk already.
 func (s *Store) Unfinished(b model.Blob, origin string) int64 {
+	path := s.partPath(b, origin)
 	var st unix.Stat_t
-	if unix.Lstat(s.partPath(b, origin), &st) != nil {
-		return 0
+	if !s.checkpointed(path) || unix.Lstat(path, &st) != nil {
+		return 0 // what has no checkpoint is begun anew
 	}
 	return st.Blocks * statBlock
 }
@@ -263,7 +224,8 @@ type Scratch struct {
 
 // NewScratch begins a file and allocates space for the size that is expected in bytes; 0 allocates nothing.
 func (s *Store) NewScratch(size int64, o WriterOptions) (*Scratch, error) {
-	f, err := os.CreateTemp(s.path("ingest"), atomicfile.TempPattern)
+	name := s.path("ingest", strings.Replace(atomicfile.TempPattern, "*", strconv.FormatUint(s.scratches.Add(1), 10), 1))
+	f, err := openFile(name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, spaceError(err)
 	}
@@ -271,9 +233,7 @@ func (s *Store) NewScratch(size int64, o WriterOptions) (*Scratch, error) {
 	if err := sc.allocate(size); err != nil {
 		return nil, errors.Join(spaceError(err), sc.Close())
 	}
-	if o.Direct {
-		sc.openDirect(f.Name())
-	}
+	sc.bypass(s, name, o.Cache)
 	return sc, nil
 }
 
@@ -302,17 +262,13 @@ func (sc *Scratch) Close() error {
 	return errors.Join(sc.close(), os.Remove(sc.file.Name()))
 }
 
-// readCheckpoint returns the checkpoint of an unfinished blob, the zero one if it cannot be used, and whether there is
-// one at all.
-func readCheckpoint(part string) (c checkpoint, found bool) {
+// readCheckpoint returns the checkpoint of an unfinished blob, the zero one if it cannot be used.
+func readCheckpoint(part string) (c checkpoint) {
 	data, err := os.ReadFile(part + checkpointSuffix)
-	if err != nil {
-		return checkpoint{}, !errors.Is(err, os.ErrNotExist)
+	if err != nil || json.Unmarshal(data, &c) != nil {
+		return checkpoint{}
 	}
-	if json.Unmarshal(data, &c) != nil {
-		return checkpoint{}, true
-	}
-	return c, true
+	return c
 }
 
 // recoverIngest removes what cannot be resumed.
@@ -328,6 +284,7 @@ func (s *Store) recoverIngest() error {
 	for name := range present {
 		switch {
 		case strings.HasSuffix(name, partSuffix) && present[name+checkpointSuffix]:
+			s.checkpoints[s.path("ingest", name)] = true
 			continue
 		case strings.HasSuffix(name, partSuffix+checkpointSuffix) && present[strings.TrimSuffix(name, checkpointSuffix)]:
 			continue
@@ -337,16 +294,4 @@ func (s *Store) recoverIngest() error {
 		}
 	}
 	return nil
-}
-
-func fdatasync(f *os.File) error {
-	conn, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var syncErr error
-	if err := conn.Control(func(fd uintptr) { syncErr = unix.Fdatasync(int(fd)) }); err != nil {
-		return err
-	}
-	return syncErr
 }

@@ -16,6 +16,7 @@ import (
 type Metrics struct {
 	registry   *prometheus.Registry
 	authorized *prometheus.CounterVec
+	refused    *prometheus.CounterVec
 	pulls      *prometheus.CounterVec
 	bytes      prometheus.Counter
 	seconds    prometheus.Histogram
@@ -29,6 +30,8 @@ type Sources struct {
 	Pulls func() []pull.Progress
 	// Volumes counts the published volumes.
 	Volumes func() int
+	// PolicyCurrent reports whether the policy file as it is now is in force; nil without one.
+	PolicyCurrent func() bool
 }
 
 const namespace = "model_csi"
@@ -41,6 +44,10 @@ func NewMetrics(version string, s Sources) *Metrics {
 			Namespace: namespace, Name: "authorizations_total",
 			Help: "Decisions about access to models: valid (proven before), proven (the registry said yes now), grace (proven before, registry away), denied.",
 		}, []string{"result"}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Name: "policy_refusals_total",
+			Help: "What the operator's policy refused, by reason: denied, not-allowed, no-policy, model-size, files, share.",
+		}, []string{"reason"}),
 		pulls: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: namespace, Name: "pulls_total", Help: "Ended pulls that had to fetch something, by result.",
 		}, []string{"result"}),
@@ -57,16 +64,27 @@ func NewMetrics(version string, s Sources) *Metrics {
 	for _, result := range []string{"valid", "proven", "grace", "denied"} {
 		m.authorized.WithLabelValues(result)
 	}
+	for _, reason := range []string{"denied", "not-allowed", "no-policy", "model-size", "files", "share"} {
+		m.refused.WithLabelValues(reason)
+	}
 	for _, result := range []string{"ok", "error"} {
 		m.pulls.WithLabelValues(result)
 	}
-	m.registry.MustRegister(m.authorized, m.pulls, m.bytes, m.seconds, build,
+	m.registry.MustRegister(m.authorized, m.refused, m.pulls, m.bytes, m.seconds, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		gauge("pulls_running", "Pulls under way.", func() float64 { return float64(len(s.Pulls())) }),
 		gauge("pulls_running_bytes", "Bytes that the pulls under way have fetched.", func() float64 { return sum(s.Pulls(), func(p pull.Progress) int64 { return p.Done }) }),
 		gauge("pulls_running_expected_bytes", "Bytes that the pulls under way have to fetch in all.", func() float64 { return sum(s.Pulls(), func(p pull.Progress) int64 { return p.Total }) }),
 		gauge("volumes", "Published volumes.", func() float64 { return float64(s.Volumes()) }),
 	)
+	if s.PolicyCurrent != nil {
+		m.registry.MustRegister(gauge("policy_current", "1 while the policy file is in force as it is now, 0 while it is broken.", func() float64 {
+			if s.PolicyCurrent() {
+				return 1
+			}
+			return 0
+		}))
+	}
 	return m
 }
 
@@ -89,6 +107,9 @@ func (m *Metrics) Handler() http.Handler {
 
 // Authorized implements pull.Observer.
 func (m *Metrics) Authorized(how string) { m.authorized.WithLabelValues(how).Inc() }
+
+// Refused implements pull.Observer.
+func (m *Metrics) Refused(why string) { m.refused.WithLabelValues(why).Inc() }
 
 // Pulled implements pull.Observer.
 func (m *Metrics) Pulled(bytes int64, took time.Duration, err error) {

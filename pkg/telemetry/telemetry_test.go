@@ -17,8 +17,9 @@ import (
 func TestMetrics(t *testing.T) {
 	m := NewMetrics("v1", Sources{
 		Pulls:   func() []pull.Progress { return []pull.Progress{{Done: 3, Total: 10}, {Done: 1, Total: 5}} },
-		Volumes: func() int { return 4 },
+		Volumes: func() int { return 4 }, PolicyCurrent: func() bool { return true },
 	})
+	m.Refused("denied")
 	for _, how := range []string{"denied", "denied", "valid"} {
 		m.Authorized(how)
 	}
@@ -32,6 +33,7 @@ func TestMetrics(t *testing.T) {
 		`model_csi_pulls_total{result="ok"} 1`, `model_csi_pulls_total{result="error"} 1`, `model_csi_pulled_bytes_total 100`,
 		`model_csi_pull_duration_seconds_count 1`, `model_csi_pulls_running 2`, `model_csi_pulls_running_bytes 4`,
 		`model_csi_pulls_running_expected_bytes 15`, `model_csi_volumes 4`, `model_csi_build_info{version="v1"} 1`,
+		`model_csi_policy_refusals_total{reason="denied"} 1`, `model_csi_policy_refusals_total{reason="share"} 0`, "model_csi_policy_current 1",
 		"go_goroutines", "process_resident_memory_bytes",
 	} {
 		if !strings.Contains(text, want) {

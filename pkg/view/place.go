@@ -61,7 +61,7 @@ func duplicate(source string, dir *os.File, base string, f model.File) (err erro
 	}
 	out := os.NewFile(uintptr(fd), f.Path)
 	defer func() { err = errors.Join(err, out.Close()) }()
-	if unix.IoctlFileClone(fd, int(in.Fd())) != nil {
+	if clone(fd, int(in.Fd())) != nil {
 		// One byte more than there should be is enough to notice a blob that grew. Copying takes copy_file_range
 		// where the kernel has it.
 		if _, err := io.CopyN(out, in, f.Blob.Size+1); err != nil && !errors.Is(err, io.EOF) {

@@ -46,8 +46,10 @@ func Build(dir string, t model.Tree, blob func(model.File) (string, error)) erro
 	}
 	defer root.Close()
 	byDir := group(t)
+	inRoot := byDir["."]
+	delete(byDir, ".")                      // names can sort before it
 	dirs := slices.Sorted(maps.Keys(byDir)) // a directory sorts before what is in it
-	for _, d := range dirs[1:] {
+	for _, d := range dirs {
 		if err := root.Mkdir(d, buildMode); err != nil {
 			return classify(err)
 		}
@@ -58,7 +60,7 @@ func Build(dir string, t model.Tree, blob func(model.File) (string, error)) erro
 			return classify(err)
 		}
 	}
-	return nil
+	return classify(fill(root, ".", inRoot, blob))
 }
 
 // group lists the files and links of each directory, with directories that are only implied, and "." for the root.

@@ -64,6 +64,7 @@ func sample(t *testing.T, b blobs) model.Tree {
 		{Path: "empty/dir", Mode: fs.ModeDir},
 		{Path: "dangling", Mode: fs.ModeSymlink, Link: "not/there"},
 		{Path: strings.Repeat("n", 255), Mode: 0o444, Blob: b.add("long", 0o444)},
+		{Path: "+before the root/-x", Mode: 0o444, Blob: b.add("plus", 0o444)},
 		{Path: "weird \n\u00a0 name", Mode: 0o444, Blob: b.add("odd", 0o444)},
 	})
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -21,9 +22,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/restmapper"
 
-	"github.com/model-csi/model-csi/test/e2e/cluster"
 	"github.com/model-csi/model-csi/test/e2e/product"
-	"github.com/model-csi/model-csi/test/e2e/registry"
 )
 
 // maxImage is the most that the product's image may have, in bytes.
@@ -90,7 +89,13 @@ func TestServerSideDryRun(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			apply(t, decode(t, out), true)
+			objects := decode(t, out)
+			for _, o := range objects {
+				if o.GetNamespace() != "" {
+					ensureNamespace(t, o.GetNamespace())
+				}
+			}
+			apply(t, objects, true)
 		})
 	}
 	t.Run("deploy", func(t *testing.T) {
@@ -125,8 +130,26 @@ func decode(t *testing.T, text string) (objects []*unstructured.Unstructured) {
 	return objects
 }
 
-// thirdParty are kinds that a plain API server does not know; their form is the business of their own operators.
-const thirdParty = "monitoring.coreos.com"
+// ensureNamespace makes a namespace that values name for the time of a test, unless it is there.
+func ensureNamespace(t *testing.T, name string) {
+	t.Helper()
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	_, err := env.Client.CoreV1().Namespaces().Create(t.Context(), ns, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := env.Client.CoreV1().Namespaces().Delete(context.Background(), name, metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// thirdParty are groups that a plain API server does not know; the form of their objects is their own operators' business.
+var thirdParty = []string{"monitoring.coreos.com", "serving.kserve.io"}
 
 // apply is kubectl apply --server-side, which refuses unknown fields.
 func apply(t *testing.T, objects []*unstructured.Unstructured, dryRun bool) {
@@ -149,7 +172,7 @@ func apply(t *testing.T, objects []*unstructured.Unstructured, dryRun bool) {
 		name := fmt.Sprintf("%s %s", kind.Kind, o.GetName())
 		mapping, err := mapper.RESTMapping(schema.GroupKind{Group: kind.Group, Kind: kind.Kind}, kind.Version)
 		if err != nil {
-			if meta.IsNoMatchError(err) && kind.Group == thirdParty {
+			if meta.IsNoMatchError(err) && slices.Contains(thirdParty, kind.Group) {
 				continue
 			}
 			t.Errorf("%s: %v", name, err)
@@ -173,91 +196,6 @@ func apply(t *testing.T, objects []*unstructured.Unstructured, dryRun bool) {
 	}
 }
 
-// examples: each manifest of deploy/examples with this cluster's registries in it. Those of model servers, whose images
-// are not here, meet the API server alone.
-func examples(t *testing.T) {
-	files := newModel(60, 1<<20)
-	push(t, env.Public, "models/tiny", files)
-	push(t, env.Private, "private/tiny", files)
-	selected := slices.DeleteFunc(slices.Clone(files), func(f registry.File) bool {
-		return !strings.HasSuffix(f.Path, ".safetensors") && !strings.HasSuffix(f.Path, ".json")
-	})
-	// What each example's pods see; nil is for a dry run.
-	expected := map[string][]registry.File{
-		"inline-volume.yaml": files, "private-registry.yaml": files, "persistent-volume.yaml": files,
-		"deployment.yaml": files, "include-exclude.yaml": selected, "vllm.yaml": nil, "llama-cpp.yaml": nil,
-	}
-	paths, err := filepath.Glob(product.RepositoryRoot + "/deploy/examples/*.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(paths) != len(expected) {
-		t.Errorf("deploy/examples has %d manifests, this test knows %d", len(paths), len(expected))
-	}
-	for _, path := range paths {
-		t.Run(filepath.Base(path), func(t *testing.T) {
-			want, known := expected[filepath.Base(path)]
-			if !known {
-				t.Fatal("this test does not know the example")
-			}
-			t.Parallel()
-			data, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			ns := namespace(t)
-			text := strings.NewReplacer("registry.example.com/private/", env.Private.Address+"/private/",
-				`"registry.example.com"`, `"`+env.Private.Address+`"`, "registry.example.com/", env.Public.Address+"/",
-				"busybox:1.37", cluster.BusyboxName, "namespace: default", "namespace: "+ns).Replace(string(data))
-			if filepath.Base(path) == "inline-volume.yaml" {
-				text = string(data) // the README's pod, to the letter
-			}
-			objects := decode(t, text)
-			for _, o := range objects {
-				if o.GetKind() != "PersistentVolume" {
-					o.SetNamespace(ns)
-				}
-			}
-			apply(t, objects, want == nil)
-			if want != nil {
-				checkPods(t, ns, objects, want)
-			}
-		})
-	}
-}
-
-// checkPods waits for the pods of an example and proves what they see.
-func checkPods(t *testing.T, ns string, objects []*unstructured.Unstructured, files []registry.File) {
-	t.Helper()
-	pods := 0
-	for _, o := range objects {
-		switch o.GetKind() {
-		case "Pod":
-			pods++
-		case "Deployment":
-			replicas, _, _ := unstructured.NestedInt64(o.Object, "spec", "replicas")
-			pods += int(replicas)
-		case "PersistentVolume":
-			name := o.GetName()
-			t.Cleanup(func() {
-				if err := env.Client.CoreV1().PersistentVolumes().Delete(context.Background(), name, metav1.DeleteOptions{}); err != nil {
-					t.Error(err)
-				}
-			})
-		}
-	}
-	var list *corev1.PodList
-	eventually(t, "the example's pods", func(ctx context.Context) (err error) {
-		if list, err = env.Client.CoreV1().Pods(ns).List(ctx, metav1.ListOptions{}); err == nil && len(list.Items) != pods {
-			err = fmt.Errorf("there are %d, want %d", len(list.Items), pods)
-		}
-		return err
-	})
-	for i := range list.Items {
-		checkModel(t, waitRunning(t, &list.Items[i], limit), files)
-	}
-}
-
 // hardening: what the plugin's pod is allowed, as the API server has it and as its processes are.
 func hardening(t *testing.T) {
 	pod := pluginPod(t)
@@ -265,16 +203,11 @@ func hardening(t *testing.T) {
 	if spec.HostNetwork || spec.HostPID || spec.HostIPC {
 		t.Errorf("the plugin shares a namespace of the host: network %v, PID %v, IPC %v", spec.HostNetwork, spec.HostPID, spec.HostIPC)
 	}
-	if spec.AutomountServiceAccountToken == nil || *spec.AutomountServiceAccountToken {
-		t.Error("the plugin has a service account token")
-	}
+	checkNoToken(t)
 	var hostPaths []string
 	for _, v := range spec.Volumes {
 		if v.HostPath != nil {
 			hostPaths = append(hostPaths, v.HostPath.Path)
-		}
-		if v.Projected != nil {
-			t.Errorf("the plugin has a projected volume %s", v.Name)
 		}
 	}
 	slices.Sort(hostPaths)
@@ -299,6 +232,26 @@ func hardening(t *testing.T) {
 			SubResource("proxy").Suffix(path)
 		if data, err := request.DoRaw(t.Context()); err != nil {
 			t.Errorf("/%s of the plugin: %v: %s", path, err, data)
+		}
+	}
+}
+
+// checkNoToken: by default the plugin has no token and no permission. This release has, because it reads pull secrets.
+func checkNoToken(t *testing.T) {
+	t.Helper()
+	out, err := env.Helm(t.Context(), "template", product.ReleaseName, product.ChartPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range decode(t, out) {
+		if strings.Contains(o.GroupVersionKind().Group, "rbac") {
+			t.Errorf("the chart makes a %s by default", o.GetKind())
+		}
+		if o.GetKind() != "DaemonSet" {
+			continue
+		}
+		if token, found, err := unstructured.NestedBool(o.Object, "spec", "template", "spec", "automountServiceAccountToken"); err != nil || !found || token {
+			t.Errorf("the plugin has a service account token by default: %v, %v, %v", token, found, err)
 		}
 	}
 }
@@ -333,9 +286,6 @@ func checkProcess(t *testing.T) {
 		}
 		if f := strings.Fields(string(mounts)); len(f) < 4 || f[1] != "/" || !slices.Contains(strings.Split(f[3], ","), "ro") {
 			t.Errorf("the plugin's root is not mounted read-only: %.200s", mounts)
-		}
-		if strings.Contains(string(mounts), "serviceaccount") {
-			t.Error("the plugin has a service account token mounted")
 		}
 	}
 	if found != 1 {

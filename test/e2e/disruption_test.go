@@ -274,6 +274,8 @@ func imageVolume(t *testing.T) {
 	}
 	theirs := timed(newPod(ns, "image-volume", image))
 	ours := timed(newPod(ns, "model-volume", volume(reference)))
+	// What an image volume shows of an image, the plugin shows as well.
+	checkModel(t, start(t, newPod(ns, "image", volume(env.Public.Reference("images/compared", "v1")))), files)
 	t.Logf("from creation to Running, %d MiB, empty cache: image volume %s, model volume %s",
 		size(files)>>20, theirs.Round(10*time.Millisecond), ours.Round(10*time.Millisecond))
 }

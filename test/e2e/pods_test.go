@@ -69,22 +69,32 @@ func size(files []registry.File) (n int64) {
 // namespace makes a namespace for a scenario, which goes with it.
 func namespace(t *testing.T) string {
 	t.Helper()
-	ns, err := env.Client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{
-		ObjectMeta: metav1.ObjectMeta{GenerateName: "scenario-"},
-	}, metav1.CreateOptions{})
+	return namespaceCalled(t, metav1.ObjectMeta{GenerateName: "scenario-"})
+}
+
+// namespaceCalled makes one that the product's values name.
+func namespaceCalled(t *testing.T, called metav1.ObjectMeta) string {
+	t.Helper()
+	ns, err := env.Client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: called}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the default service account", func(ctx context.Context) error {
-		_, err := env.Client.CoreV1().ServiceAccounts(ns.Name).Get(ctx, "default", metav1.GetOptions{})
-		return err
-	})
+	waitServiceAccount(t, ns.Name)
 	t.Cleanup(func() {
 		if err := env.Client.CoreV1().Namespaces().Delete(context.Background(), ns.Name, metav1.DeleteOptions{}); err != nil {
 			t.Errorf("delete the namespace: %v", err)
 		}
 	})
 	return ns.Name
+}
+
+// waitServiceAccount waits until pods can be made in a namespace.
+func waitServiceAccount(t *testing.T, ns string) {
+	t.Helper()
+	eventually(t, "the default service account", func(ctx context.Context) error {
+		_, err := env.Client.CoreV1().ServiceAccounts(ns).Get(ctx, "default", metav1.GetOptions{})
+		return err
+	})
 }
 
 // volume is an inline model volume.
@@ -212,8 +222,14 @@ func waitEvent(t *testing.T, pod *corev1.Pod, limit time.Duration, words ...stri
 // shell runs a shell command in a pod and returns what it printed, errors included.
 func shell(t *testing.T, pod *corev1.Pod, command string) (string, error) {
 	t.Helper()
+	return execute(t, pod, "sh", "-c", command)
+}
+
+// execute is kubectl exec: it runs a program in a pod and returns what it printed, errors included.
+func execute(t *testing.T, pod *corev1.Pod, argv ...string) (string, error) {
+	t.Helper()
 	request := env.Client.CoreV1().RESTClient().Post().Resource("pods").Namespace(pod.Namespace).Name(pod.Name).SubResource("exec").
-		VersionedParams(&corev1.PodExecOptions{Command: []string{"sh", "-c", command}, Stdout: true, Stderr: true}, scheme.ParameterCodec)
+		VersionedParams(&corev1.PodExecOptions{Command: argv, Stdout: true, Stderr: true}, scheme.ParameterCodec)
 	executor, err := remotecommand.NewWebSocketExecutor(env.Config, "GET", request.URL().String())
 	if err != nil {
 		t.Fatal(err)

@@ -38,6 +38,13 @@ func TestScenarios(t *testing.T) {
 					"hardening":                hardening,
 					"every format":             formats,
 					"two namespaces":           twoNamespaces,
+					"image pull secrets":       pullSecrets,
+					"operator policy":          policy,
+					"base with adapters":       adapters,
+					"layouts":                  layouts,
+					"variants":                 variants,
+					"command line":             advice,
+					"mirror":                   mirror,
 				} {
 					t.Run(name, func(t *testing.T) { t.Parallel(); scenario(t) })
 				}
@@ -254,6 +261,11 @@ func persistentVolume(t *testing.T) {
 	first, second := start(t, newPod(ns, "first", claim)), start(t, newPod(ns, "second", claim))
 	checkModel(t, first, files)
 	checkModel(t, second, files)
+
+	// The path of pvc://model/tokenizer is the subPath of the mount.
+	part := newPod(ns, "part", claim)
+	part.Spec.Containers[0].VolumeMounts[0].SubPath = "tokenizer"
+	checkModel(t, start(t, part), []registry.File{{Path: "vocab.txt", Data: files[4].Data}})
 }
 
 // longPull: the registry is so slow that kubelet's two minutes run out. The pod starts all the same, nothing is

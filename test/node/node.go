@@ -121,10 +121,17 @@ func (n *Node) PID() int { return n.cmd.Process.Pid }
 // Log is what the daemon wrote so far.
 func (n *Node) Log() string { return n.log.String() }
 
-// Target is where kubelet would want a volume mounted.
+// Target is where kubelet would want a volume mounted: the path tells the pod by its UID.
 func (n *Node) Target(volume string) string {
-	return filepath.Join(n.options.Dir, "pods", volume, "mount")
+	return filepath.Join(n.options.Dir, "pods", podUID(volume), "volumes", "kubernetes.io~csi", "model", "mount")
 }
+
+// RemovePod removes the pod's directory, as kubelet does once nothing is mounted there.
+func (n *Node) RemovePod(volume string) error {
+	return os.RemoveAll(filepath.Join(n.options.Dir, "pods", podUID(volume)))
+}
+
+func podUID(volume string) string { return "uid-" + volume }
 
 // Volume is a publish request, in short.
 type Volume struct {
@@ -148,7 +155,7 @@ func (n *Node) Publish(ctx context.Context, v Volume) error {
 
 func (v Volume) request(target string) *csi.NodePublishVolumeRequest {
 	attributes := map[string]string{
-		"csi.storage.k8s.io/pod.name": v.Pod, "csi.storage.k8s.io/pod.namespace": v.Namespace, "csi.storage.k8s.io/pod.uid": "uid-" + v.ID,
+		"csi.storage.k8s.io/pod.name": v.Pod, "csi.storage.k8s.io/pod.namespace": v.Namespace, "csi.storage.k8s.io/pod.uid": podUID(v.ID),
 		"csi.storage.k8s.io/serviceAccount.name": "default", "csi.storage.k8s.io/ephemeral": "true",
 	}
 	if v.Pod == "" {

@@ -9,7 +9,24 @@ registry-config-dir: /etc/model-csi/registries
 {{- end }}
 {{- if .Values.nodeCredentials.existingSecret }}
 docker-config: /etc/model-csi/credentials/config.json
+docker-config-registries: {{ join "," .Values.nodeCredentials.registries | quote }}
 {{- end }}
+{{- with .Values.podPullSecrets.namespaces }}
+pull-secret-namespaces: {{ join "," . | quote }}
+{{- end }}
+{{- if .Values.credentialProviders.config }}
+credential-provider-config: /etc/model-csi/credential-providers/config
+credential-provider-bin-dir: /etc/model-csi/credential-providers/bin
+{{- end }}
+hub-endpoint: {{ .Values.hub.endpoint | quote }}
+model-registry-url: {{ .Values.modelRegistry.url | quote }}
+{{- if .Values.policy }}
+policy-file: /etc/model-csi/policy/policy.yaml
+{{- end }}
+blocked-addresses: {{ .Values.network.blockedAddresses | quote }}
+https-proxy: {{ .Values.network.proxy.https | quote }}
+http-proxy: {{ .Values.network.proxy.http | quote }}
+no-proxy: {{ .Values.network.proxy.noProxy | quote }}
 log-level: {{ .Values.log.level | quote }}
 log-format: {{ .Values.log.format | quote }}
 http-address: {{ printf ":%d" (int .Values.metrics.port) | quote }}
@@ -17,11 +34,14 @@ cache-reserve: {{ .Values.cache.reserve | quote }}
 cache-limit: {{ .Values.cache.limit | quote }}
 max-model-size: {{ .Values.limits.modelSize | quote }}
 max-files: {{ int .Values.limits.files }}
+max-manifest-size: {{ .Values.limits.manifestSize | quote }}
+max-archive-ratio: {{ int .Values.limits.archiveRatio }}
 pull-linger: {{ .Values.pull.linger | quote }}
 grant-ttl: {{ .Values.grants.ttl | quote }}
 grant-grace: {{ .Values.grants.grace | quote }}
 memory-budget: {{ .Values.pull.memoryBudget | quote }}
 connections-per-host: {{ int .Values.pull.connectionsPerHost }}
+write-mode: {{ .Values.pull.writeMode | quote }}
 {{- end -}}
 
 {{/* The data of the ConfigMap with one hosts.toml, and the certificates it names, for each registry. */}}
@@ -45,6 +65,12 @@ connections-per-host: {{ int .Values.pull.connectionsPerHost }}
     {{- end }}
     {{- if $m.overridePath }}
     override_path = true
+    {{- end }}
+    {{- with $m.headers }}
+    [host.{{ $m.url | quote }}.header]
+      {{- range $name, $value := . }}
+      {{ $name | quote }} = {{ $value | quote }}
+      {{- end }}
     {{- end }}
   {{- end }}
 {{- with $r.ca }}

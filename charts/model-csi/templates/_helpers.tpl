@@ -46,6 +46,24 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- regexReplaceAll "[^-.a-zA-Z0-9]" . "_" -}}
 {{- end -}}
 
+{{/* Whether the pods need a token for the API server; empty means no. */}}
+{{- define "model-csi.needsToken" -}}
+{{- if or .Values.podPullSecrets.namespaces .Values.credentialProviders.serviceAccountAnnotations -}}true{{- end -}}
+{{- end -}}
+
+{{/* A pod names its pull secrets and its service account, which names more of them. Nothing can be listed. */}}
+{{- define "model-csi.pullSecretRules" -}}
+- apiGroups: [""]
+  resources: [pods, serviceaccounts, secrets]
+  verbs: [get]
+{{- end -}}
+
+{{- define "model-csi.subjects" -}}
+- kind: ServiceAccount
+  name: {{ include "model-csi.serviceAccountName" . }}
+  namespace: {{ .Release.Namespace }}
+{{- end -}}
+
 {{/*
 What the schema cannot say. A state directory below kubelet's directory would be mounted inside of a mount with
 bidirectional propagation, and each start of the container would leave a mount on the host.
@@ -55,5 +73,22 @@ bidirectional propagation, and each start of the container would leave a mount o
 {{- $kubelet := printf "%s/" .Values.kubeletDir -}}
 {{- if or (hasPrefix $kubelet $root) (hasPrefix $root $kubelet) -}}
 {{- fail (printf "rootDir %s and kubeletDir %s must not lie inside each other" .Values.rootDir .Values.kubeletDir) -}}
+{{- end -}}
+{{- with .Values.nodeCredentials -}}
+{{- if ne (empty .existingSecret) (empty .registries) -}}
+{{- fail "nodeCredentials.existingSecret and nodeCredentials.registries are only of use together" -}}
+{{- end -}}
+{{- end -}}
+{{- with .Values.credentialProviders -}}
+{{- if ne (empty .binDir) (empty .config) -}}
+{{- fail "credentialProviders.binDir and credentialProviders.config are only of use together" -}}
+{{- end -}}
+{{- if and (empty .config) (or .tokenAudiences .serviceAccountAnnotations) -}}
+{{- fail "credentialProviders.tokenAudiences and credentialProviders.serviceAccountAnnotations need credentialProviders.config" -}}
+{{- end -}}
+{{- /* An older one would put the tokens into the attributes of the volume, where the plugin refuses them. */ -}}
+{{- if and .tokenAudiences (semverCompare "<1.35.0-0" $.Capabilities.KubeVersion.Version) -}}
+{{- fail (printf "credentialProviders.tokenAudiences needs Kubernetes 1.35, and this is %s" $.Capabilities.KubeVersion.Version) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}

@@ -72,7 +72,7 @@ func TestToken(t *testing.T) {
 	d, layer, _ := s.model()
 	ts.demand(s, func(token string) bool { return strings.HasPrefix(token, "token-") })
 	repo := open(t, registry.Options{}, s.ref("v1"), password("ann", canary))
-	snap, err := repo.Resolve(t.Context(), "linux/amd64")
+	snap, err := repo.Resolve(t.Context(), model.Selection{Platform: "linux/amd64"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +138,7 @@ func TestIdentityToken(t *testing.T) {
 		_ = json.NewEncoder(w).Encode(map[string]string{"access_token": "token-1"})
 	})
 	cred := model.Credential{Name: "test", RefreshToken: model.NewSecret(canary)}
-	if _, err := open(t, registry.Options{}, s.ref("v1"), cred).Resolve(t.Context(), ""); err != nil {
+	if _, err := open(t, registry.Options{}, s.ref("v1"), cred).Resolve(t.Context(), model.Selection{}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -148,7 +148,7 @@ func TestAccessToken(t *testing.T) {
 	s.model()
 	ts.demand(s, func(token string) bool { return token == canary })
 	cred := model.Credential{Name: "test", AccessToken: model.NewSecret(canary)}
-	if _, err := open(t, registry.Options{}, s.ref("v1"), cred).Resolve(t.Context(), ""); err != nil {
+	if _, err := open(t, registry.Options{}, s.ref("v1"), cred).Resolve(t.Context(), model.Selection{}); err != nil {
 		t.Fatal(err)
 	}
 	if n := ts.issued.Load(); n != 0 {
@@ -174,7 +174,7 @@ func TestBasic(t *testing.T) {
 				return true
 			})
 			repo := open(t, registry.Options{}, s.ref("v1"), password("ann", canary))
-			if _, err := repo.Resolve(t.Context(), ""); err != nil {
+			if _, err := repo.Resolve(t.Context(), model.Selection{}); err != nil {
 				t.Fatal(err)
 			}
 			if err := repo.Check(t.Context(), d); err != nil {
@@ -189,7 +189,7 @@ func TestBasic(t *testing.T) {
 				if !errors.Is(err, model.ErrUnauthenticated) || !strings.Contains(err.Error(), cred.String()) {
 					t.Errorf("Check as %s: %v", cred, err)
 				}
-				if _, err := denied.Resolve(t.Context(), ""); !errors.Is(err, model.ErrUnauthenticated) {
+				if _, err := denied.Resolve(t.Context(), model.Selection{}); !errors.Is(err, model.ErrUnauthenticated) {
 					t.Errorf("Resolve as %s: %v", cred, err)
 				}
 			}
@@ -202,13 +202,13 @@ func TestRefusedMessage(t *testing.T) {
 	s, ts := newServer(t, false), newTokenService(t)
 	s.model()
 	ts.demand(s, func(string) bool { return false })
-	_, err := open(t, registry.Options{}, s.ref("v1"), model.Credential{}).Resolve(t.Context(), "")
+	_, err := open(t, registry.Options{}, s.ref("v1"), model.Credential{}).Resolve(t.Context(), model.Selection{})
 	for _, want := range []string{s.host(), repoName, "v1", "anonymous", "401", "UNAUTHORIZED: authentication required", "nodePublishSecretRef"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("the error lacks %q: %v", want, err)
 		}
 	}
-	_, err = open(t, registry.Options{}, s.ref("v1"), password("ann", "wrong")).Resolve(t.Context(), "")
+	_, err = open(t, registry.Options{}, s.ref("v1"), password("ann", "wrong")).Resolve(t.Context(), model.Selection{})
 	if !errors.Is(err, model.ErrUnauthenticated) || !strings.Contains(err.Error(), "token service") || !strings.Contains(err.Error(), "incorrect username") {
 		t.Errorf("refusal of a token service: %v", err)
 	}
@@ -266,7 +266,7 @@ func TestSecretsStayHidden(t *testing.T) {
 			})
 			var log logBuffer
 			repo := open(t, registry.Options{Logger: log.logger()}, s.ref("v1"), cred)
-			_, resolveErr := repo.Resolve(t.Context(), "")
+			_, resolveErr := repo.Resolve(t.Context(), model.Selection{})
 			_, _, readErr := readAll(t, repo, layer, 0, 10)
 			checkErr := repo.Check(t.Context(), d)
 			if resolveErr == nil || readErr == nil {
@@ -300,7 +300,7 @@ func TestRealm(t *testing.T) {
 				w.WriteHeader(http.StatusUnauthorized)
 				return true
 			})
-			_, err := open(t, registry.Options{}, s.ref("v1"), password("ann", canary)).Resolve(t.Context(), "")
+			_, err := open(t, registry.Options{}, s.ref("v1"), password("ann", canary)).Resolve(t.Context(), model.Selection{})
 			if !errors.Is(err, test.want) {
 				t.Errorf("got %v, want %v", err, test.want)
 			}

@@ -244,7 +244,7 @@ func TestRedirectRefused(t *testing.T) {
 			if _, _, err := readAll(t, repo, layer, 0, 10); !errors.Is(err, test.want) {
 				t.Errorf("blob: %v, want %v", err, test.want)
 			}
-			if _, err := repo.Resolve(t.Context(), ""); !errors.Is(err, test.want) {
+			if _, err := repo.Resolve(t.Context(), model.Selection{}); !errors.Is(err, test.want) {
 				t.Errorf("manifest: %v, want %v", err, test.want)
 			}
 			if n := len(s.asked()); n > 30 {

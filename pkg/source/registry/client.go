@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -12,6 +13,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 
 	"github.com/model-csi/model-csi/pkg/model"
+	"github.com/model-csi/model-csi/pkg/source/wire"
 )
 
 const (
@@ -26,7 +28,7 @@ const (
 type client struct {
 	endpoint *endpoint
 	cred     model.Credential
-	redact   redactor
+	redact   wire.Redactor
 	// scope is what tokens are asked for.
 	scope string
 	// authorised reaches the endpoint's origin with credentials, bare reaches other origins without.
@@ -40,7 +42,7 @@ func (s *Source) client(e *endpoint, repository string, cred model.Credential) *
 	c := &client{
 		endpoint:  e,
 		cred:      cred,
-		redact:    newRedactor(cred, e.header),
+		redact:    wire.NewRedactor(cred, e.header),
 		scope:     auth.ScopeRepository(scopeName(e.base, repository), auth.ActionPull),
 		userAgent: s.options.UserAgent,
 		bare:      &http.Client{Transport: via, CheckRedirect: stayHere},
@@ -114,24 +116,35 @@ func (c *client) url(repository, kind, reference string) *url.URL {
 // get sends a request to the endpoint and follows its redirects. The answer may have any status but those of redirects;
 // the caller closes its body. A failure is about the subject.
 func (c *client) get(ctx context.Context, s subject, method string, u *url.URL, header http.Header) (*answer, *failure) {
+	return c.do(ctx, s, method, u, header, nil)
+}
+
+// payload is the body of a request. It can be sent again, after a challenge for example.
+type payload struct {
+	open   func() (io.ReadCloser, error)
+	length int64
+}
+
+// do is get with a body, which may be nil. Scopes that ctx has already are asked for too.
+func (c *client) do(ctx context.Context, s subject, method string, u *url.URL, header http.Header, body *payload) (*answer, *failure) {
 	x := &exchange{url: u}
-	scoped := auth.WithScopesForHost(context.WithValue(ctx, exchangeKey{}, x), c.endpoint.base.Host, c.scope)
+	scoped := auth.AppendScopesForHost(context.WithValue(ctx, exchangeKey{}, x), c.endpoint.base.Host, c.scope)
 	for away, hops := false, 0; ; hops++ {
 		if hops > maxRedirects {
 			return nil, s.fail(model.ErrUnavailable, fmt.Sprintf("%s: more than %d redirects", c.endpoint.base.Host, maxRedirects), "")
 		}
-		away = away || !sameOrigin(u, c.endpoint.base)
+		away = away || !wire.SameOrigin(u, c.endpoint.base)
 		x.url = u
-		resp, err := c.send(scoped, method, u, header, away)
+		resp, err := c.send(scoped, method, u, header, body, away)
 		if err != nil {
 			return nil, s.network(ctx, u.Host, err, x.reply())
 		}
 		location := resp.Header.Get("Location")
-		if !isRedirect(resp.StatusCode) || location == "" {
+		if !wire.IsRedirect(resp.StatusCode) || location == "" {
 			return &answer{Response: resp, url: u, away: away}, nil
 		}
 		drain(resp.Body)
-		next, err := redirectTarget(u, location)
+		next, err := wire.RedirectTarget(u, location)
 		if err != nil {
 			return nil, s.fail(model.ErrDenied, fmt.Sprintf("%s redirects: %v", u.Host, err), "")
 		}
@@ -142,17 +155,23 @@ func (c *client) get(ctx context.Context, s subject, method string, u *url.URL, 
 // away asks a URL on another origin than the endpoint's, as an earlier redirect gave it.
 func (c *client) away(ctx context.Context, s subject, u *url.URL, header http.Header) (*answer, *failure) {
 	ctx = context.WithValue(ctx, exchangeKey{}, &exchange{url: u})
-	resp, err := c.send(ctx, http.MethodGet, u, header, true)
+	resp, err := c.send(ctx, http.MethodGet, u, header, nil, true)
 	if err != nil {
 		return nil, s.network(ctx, u.Host, err, nil)
 	}
 	return &answer{Response: resp, url: u, away: true}, nil
 }
 
-func (c *client) send(ctx context.Context, method string, u *url.URL, header http.Header, away bool) (*http.Response, error) {
+func (c *client) send(ctx context.Context, method string, u *url.URL, header http.Header, body *payload, away bool) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
 	if err != nil {
 		return nil, err
+	}
+	if body != nil && body.length > 0 {
+		if req.Body, err = body.open(); err != nil {
+			return nil, err
+		}
+		req.GetBody, req.ContentLength = body.open, body.length
 	}
 	if away {
 		req.Header = header.Clone()

@@ -21,11 +21,11 @@ func TestConformance(t *testing.T) {
 	}
 	t.Cleanup(src.CloseIdleConnections)
 	sourcetest.Run(t, sourcetest.Fixture{
-		Source:   src,
-		Ref:      s.ref("v1"),
-		Cred:     model.Credential{},
-		Platform: "linux/amd64",
-		Blob:     layer,
-		Content:  content,
+		Source:  src,
+		Ref:     s.ref("v1"),
+		Cred:    model.Credential{},
+		Want:    model.Selection{Platform: "linux/amd64"},
+		Blob:    layer,
+		Content: content,
 	})
 }

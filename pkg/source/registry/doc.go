@@ -18,14 +18,14 @@
 //
 // A mirror that serves private content to everybody proves nothing about permissions. So a snapshot whose bytes came
 // from mirrors is complete only when the server has confirmed that this identity may read the manifest, and Check asks
-// nobody else. Where a mirror is the only way out of the network, make it the "server" of the hosts.toml file, or set
-// Options.TrustMirrors.
+// nobody else. Where a mirror is the only way out of the network, make it the "server" of the hosts.toml file.
 //
 // # Network
 //
 // Every connection is checked against a list of addresses when it is dialled, so that neither a reference nor a
-// redirect nor a token service reaches a metadata service, or the node's own loopback unless the reference or
-// hosts.toml names it.
+// redirect nor a token service reaches a metadata service, or the node itself unless the reference or hosts.toml names
+// it. A proxy is dialled wherever it is, because the operator named it. It resolves the names behind it, so of what it
+// reaches only addresses that are written in URLs are checked here; the rest is for the proxy's own rules.
 //
 // All traffic is HTTP/1.1. Ranges of large blobs are fastest over several TCP connections: each has its own congestion
 // window, its own TLS records and its own reader, where HTTP/2 would put all of them behind one connection, one reading

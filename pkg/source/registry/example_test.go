@@ -29,7 +29,7 @@ func ExampleNew() {
 		return
 	}
 	_ = func(ctx context.Context) error {
-		snapshot, err := repository.Resolve(ctx, "linux/amd64")
+		snapshot, err := repository.Resolve(ctx, model.Selection{Platform: "linux/amd64"})
 		if err != nil {
 			return err
 		}

@@ -17,49 +17,11 @@ import (
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"github.com/model-csi/model-csi/pkg/model"
+	"github.com/model-csi/model-csi/pkg/source/wire"
 )
 
-// maxDetail bounds what a server's own words can add to an error, and maxCause the whole cause: an event has about a
-// thousand characters.
-const (
-	maxDetail = 200
-	maxCause  = 500
-)
-
-// maxRetryAfter bounds what a server can make a caller wait.
-const maxRetryAfter = time.Hour
-
-// failure is why one request failed. Its text is complete: what was asked of whom as whom, the cause, and what to do.
-type failure struct {
-	kind error
-	// cause is context.Canceled or context.DeadlineExceeded where the caller's context ended, else nil. No other error
-	// is kept: those of net/http and oras-go quote URLs, whose queries are secrets.
-	cause error
-	text  string
-	// status is the HTTP status that decided; 0 when there was no answer.
-	status int
-	// after is what Retry-After asked for.
-	after time.Duration
-	// again says that the same request may well succeed a moment later.
-	again bool
-}
-
-func (f *failure) Error() string { return f.text + ": " + f.kind.Error() }
-
-func (f *failure) Unwrap() []error {
-	if f.cause != nil {
-		return []error{f.kind, f.cause}
-	}
-	return []error{f.kind}
-}
-
-// err is the failure as callers see it.
-func (f *failure) err() error {
-	if f.after > 0 {
-		return &model.RetryAfterError{After: f.after, Err: f}
-	}
-	return f
-}
+// failure is why one request failed.
+type failure = wire.Failure
 
 // subject is what a request is about, for errors.
 type subject struct {
@@ -69,16 +31,18 @@ type subject struct {
 	cred model.Credential
 	// mirror names the mirror that is asked; empty for the server.
 	mirror string
-	redact redactor
+	redact wire.Redactor
+	// interactive says that a person at a terminal reads the error, and push that something was to be written.
+	interactive, push bool
 }
 
 // fail makes a failure of this subject. why and hint are sentences without an end; hint may be empty.
 func (s subject) fail(kind error, why, hint string) *failure {
-	text := fmt.Sprintf("%s: %s: %s", s.ref, s.what, s.redact.clean(why, maxCause))
+	text := fmt.Sprintf("%s: %s: %s", s.ref, s.what, s.redact.Clean(why, wire.MaxCause))
 	if hint != "" {
 		text += "; " + hint
 	}
-	return &failure{kind: kind, text: text}
+	return &failure{Kind: kind, Text: text}
 }
 
 // reply is an answer that was not wanted, kept for its words.
@@ -95,7 +59,7 @@ type reply struct {
 
 // status makes a failure of an answer with a status that was not wanted.
 func (s subject) status(r reply) *failure {
-	again, kind := kindOf(r.status)
+	again, kind := wire.KindOf(r.status)
 	who, hint := r.host+" as "+s.identity(), s.hint(kind)
 	switch {
 	case r.away:
@@ -109,15 +73,19 @@ func (s subject) status(r reply) *failure {
 			kind = model.ErrUnauthenticated // whatever it says, there is no token
 		}
 		hint = s.hint(kind)
+	default:
+		if advice, ok := harborRule(r); ok {
+			kind, hint, again = model.ErrDenied, advice, false
+		}
 	}
 	why := fmt.Sprintf("HTTP %d from %s", r.status, who)
-	if detail := s.redact.clean(serverWords(r.body), maxDetail); detail != "" {
+	if detail := s.redact.Clean(wire.ServerWords(r.body), wire.MaxDetail); detail != "" {
 		why += ": " + detail
 	}
 	f := s.fail(kind, why, hint)
-	f.status, f.again = r.status, again
+	f.Status, f.Again = r.status, again
 	if again {
-		f.after = retryAfter(r.header.Get("Retry-After"), time.Now())
+		f.After = wire.RetryAfter(r.header.Get("Retry-After"), time.Now())
 	}
 	return f
 }
@@ -125,35 +93,18 @@ func (s subject) status(r reply) *failure {
 // identity names who asked. Mirrors are not shown the credential.
 func (s subject) identity() string { return s.cred.String() }
 
-// kindOf says what a status means, and whether the same request may well get another one a moment later.
-func kindOf(status int) (again bool, kind error) {
-	switch status {
-	case http.StatusUnauthorized:
-		return false, model.ErrUnauthenticated
-	case http.StatusForbidden, http.StatusUnavailableForLegalReasons:
-		return false, model.ErrDenied
-	case http.StatusNotFound, http.StatusGone:
-		return false, model.ErrNotFound
-	case http.StatusTooManyRequests, http.StatusRequestTimeout, http.StatusTooEarly:
-		return true, model.ErrUnavailable
-	case http.StatusProxyAuthRequired:
-		return false, model.ErrUnavailable
-	}
-	switch {
-	case status >= 500:
-		return true, model.ErrUnavailable
-	case status >= 400:
-		return false, model.ErrInvalid
-	}
-	return false, model.ErrUnavailable // an answer out of place, as from a captive portal
-}
-
 // hint is the next step for whoever reads the error.
 func (s subject) hint(kind error) string {
 	registry := s.ref.Registry
 	switch {
 	case s.mirror != "":
 		return ""
+	case s.interactive || s.push:
+		return s.interactiveHint(kind)
+	case s.ref.Scheme == model.SchemeOllama && ollamaHint(registry, kind) != "":
+		return ollamaHint(registry, kind)
+	case kind == model.ErrUnauthenticated && robotHint(s.cred) != "":
+		return robotHint(s.cred)
 	case (kind == model.ErrUnauthenticated || kind == model.ErrDenied) && s.cred.IsAnonymous():
 		return fmt.Sprintf("check the name, or give the pod's volume a nodePublishSecretRef with a credential for registry %s", registry)
 	case kind == model.ErrUnauthenticated:
@@ -179,7 +130,7 @@ func (s subject) network(ctx context.Context, host string, err error, last *repl
 	switch {
 	case ctx.Err() != nil:
 		f := s.fail(model.ErrUnavailable, fmt.Sprintf("gave up waiting for %s: %v", host, ctx.Err()), "")
-		f.cause = ctx.Err()
+		f.Cause = ctx.Err()
 		return f
 	case errors.As(err, &denied):
 		return s.fail(model.ErrDenied, fmt.Sprintf("%s: %v", host, denied), "")
@@ -193,7 +144,7 @@ func (s subject) network(ctx context.Context, host string, err error, last *repl
 	var transport *url.Error
 	if !errors.As(err, &transport) {
 		// What is left are oras-go's own objections to a challenge or to a token.
-		why := fmt.Sprintf("cannot authenticate at %s as %s: %s", host, s.identity(), innermost(err))
+		why := fmt.Sprintf("cannot authenticate at %s as %s: %s", host, s.identity(), wire.Innermost(err))
 		return s.fail(model.ErrUnauthenticated, why, "")
 	}
 	why, hint, again := describe(transport, s.ref.Registry)
@@ -201,7 +152,7 @@ func (s subject) network(ctx context.Context, host string, err error, last *repl
 		host = u.Host // it may be a token service or a redirect's target
 	}
 	f := s.fail(model.ErrUnavailable, fmt.Sprintf("%s: %s", host, why), hint)
-	f.again = again
+	f.Again = again
 	return f
 }
 
@@ -215,15 +166,15 @@ func describe(err *url.Error, registry string) (why, hint string, again bool) {
 	)
 	switch {
 	case errors.As(err, &unsure) || errors.As(err, &verify):
-		return "TLS: " + innermost(err), fmt.Sprintf("if the host has a private CA, name it as \"ca\" in the hosts.toml file of %s", registry), false
+		return "TLS: " + wire.Innermost(err), fmt.Sprintf("if the host has a private CA, name it as \"ca\" in the hosts.toml file of %s", registry), false
 	case errors.As(err, &record) || strings.Contains(err.Err.Error(), "HTTP response to HTTPS client"):
 		return "answers in plain HTTP", fmt.Sprintf("if that is meant, write server = \"http://%s\" into its hosts.toml file", registry), false
 	case errors.As(err, &dns) && dns.IsNotFound:
-		return fmt.Sprintf("no such host %q", bounded(dns.Name)), "check the name of the registry, and that the node can resolve it", true
+		return fmt.Sprintf("no such host %q", wire.Bounded(dns.Name)), "check the name of the registry, and that the node can resolve it", true
 	case err.Timeout():
 		return "no answer in time", "", true
 	}
-	return innermost(err), "", true
+	return wire.Innermost(err), "", true
 }
 
 // wrap makes a failure of an error that is of a kind already.
@@ -238,10 +189,10 @@ func (s subject) wrap(err error) *failure {
 
 // broken makes a failure of a body that ended early.
 func (s subject) broken(ctx context.Context, host string, err error) *failure {
-	f := s.fail(model.ErrUnavailable, fmt.Sprintf("%s stopped sending: %s", host, innermost(err)), "")
-	f.again = true
+	f := s.fail(model.ErrUnavailable, fmt.Sprintf("%s stopped sending: %s", host, wire.Innermost(err)), "")
+	f.Again = true
 	if ctx.Err() != nil {
-		f.cause = ctx.Err()
+		f.Cause = ctx.Err()
 	}
 	return f
 }
@@ -250,4 +201,14 @@ func (s subject) broken(ctx context.Context, host string, err error) *failure {
 func (a *answer) reply() reply {
 	body, _ := io.ReadAll(io.LimitReader(a.Body, maxErrorBody))
 	return reply{host: a.url.Host, status: a.StatusCode, header: a.Header, body: body, away: a.away}
+}
+
+// slow replaces a failure that our own deadline caused, which looks like the caller's.
+func slow(outer, inner context.Context, s subject, f *failure) *failure {
+	if outer.Err() != nil || context.Cause(inner) != errSlow {
+		return f
+	}
+	slow := s.fail(model.ErrUnavailable, fmt.Sprintf("%v", errSlow), "")
+	slow.Again = true
+	return slow
 }

@@ -31,7 +31,7 @@ func (g *gate) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	via := g.endpoint.other
-	if strings.EqualFold(req.URL.Hostname(), g.endpoint.base.Hostname()) {
+	if g.endpoint.names(req.URL) {
 		via = g.endpoint.own
 	}
 	resp, err := via.RoundTrip(req)
@@ -65,7 +65,7 @@ func (g *gate) permit(u *url.URL, token bool) error {
 			return &refusedError{fmt.Sprintf("refused to ask the token service %s over plain HTTP", u.Host)}
 		}
 	}
-	return g.guard.checkURL(u, g.endpoint.loopback)
+	return g.guard.checkURL(u, g.endpoint)
 }
 
 // keep reads the start of an unwanted answer's body and puts it in the place of the body. A connection whose body was

@@ -67,6 +67,9 @@ func (s *Source) endpoints(registry string) ([]*endpoint, error) {
 	}
 	if server.base == nil {
 		server.base = defaultServer(registry)
+		if s.options.PlainHTTP {
+			server.base.Scheme = "http"
+		}
 	}
 	var out []*endpoint
 	for i, c := range append(mirrors, server) {

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/model-csi/model-csi/pkg/model"
+	"github.com/model-csi/model-csi/pkg/source"
 	"github.com/model-csi/model-csi/pkg/source/registry"
 )
 
@@ -72,7 +73,7 @@ func TestMirror(t *testing.T) {
     X-Token = ["%s"]
 `, first.host(), second.host(), canary)
 	repo := open(t, registry.Options{ConfigDir: dir}, origin.ref("v1"), password("ann", canary))
-	snap, err := repo.Resolve(t.Context(), "")
+	snap, err := repo.Resolve(t.Context(), model.Selection{})
 	if err != nil || snap.Digest != d {
 		t.Fatalf("got %s, %v", snap.Digest, err)
 	}
@@ -112,18 +113,11 @@ func TestMirrorProvesNothing(t *testing.T) {
 			return true
 		})
 		repo := open(t, registry.Options{ConfigDir: dir}, origin.ref("v1"), model.Credential{})
-		if _, err := repo.Resolve(t.Context(), ""); !errors.Is(err, want) {
+		if _, err := repo.Resolve(t.Context(), model.Selection{}); !errors.Is(err, want) {
 			t.Errorf("server answers %d: Resolve: %v, want %v", status, err, want)
 		}
 		if err := repo.Check(t.Context(), d); !errors.Is(err, want) {
 			t.Errorf("server answers %d: Check: %v, want %v", status, err, want)
-		}
-		trusting := open(t, registry.Options{ConfigDir: dir, TrustMirrors: true}, origin.ref("v1"), model.Credential{})
-		if _, err := trusting.Resolve(t.Context(), ""); err != nil {
-			t.Errorf("server answers %d, mirrors are trusted: %v", status, err)
-		}
-		if err := trusting.Check(t.Context(), d); err != nil {
-			t.Errorf("server answers %d, mirrors are trusted: Check: %v", status, err)
 		}
 	}
 }
@@ -147,7 +141,7 @@ func TestMirrorFails(t *testing.T) {
 			mirror.on(func(w http.ResponseWriter, r *http.Request) bool { answer(w, r); return true })
 			dir := configDir(t, dirName(origin.host()), "[host.\"http://%s\"]\n", mirror.host())
 			repo := open(t, registry.Options{ConfigDir: dir}, origin.ref("v1").Pinned(d), model.Credential{})
-			snap, err := repo.Resolve(t.Context(), "")
+			snap, err := repo.Resolve(t.Context(), model.Selection{})
 			if err != nil || snap.Digest != d {
 				t.Fatalf("got %s, %v", snap.Digest, err)
 			}
@@ -160,6 +154,41 @@ func TestMirrorFails(t *testing.T) {
 				t.Errorf("a mirror that fails was asked %d times", n)
 			}
 		})
+	}
+}
+
+// A mirror that sends wrong bytes is asked for this blob no more, and only for this one.
+func TestMirrorIsDistrusted(t *testing.T) {
+	origin, mirror := newServer(t, false), newServer(t, false)
+	d, layer, content := origin.model()
+	other := mirror.blob([]byte("intact"))
+	mirror.on(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, layer.Digest.String()) {
+			return false
+		}
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(make([]byte, len(content))))
+		return true
+	})
+	dir := configDir(t, dirName(origin.host()), "[host.\"http://%s\"]\n", mirror.host())
+	repo := open(t, registry.Options{ConfigDir: dir}, origin.ref("v1").Pinned(d), model.Credential{})
+	distrust := repo.(source.Distruster).Distrust
+	if distrust(layer) {
+		t.Error("a mirror is distrusted that sent nothing")
+	}
+	if _, got, err := readAll(t, repo, layer, 0, 10); err != nil || !bytes.Equal(got, make([]byte, 10)) {
+		t.Fatalf("got %q, %v: the mirror was not asked", got, err)
+	}
+	if !distrust(layer) {
+		t.Error("nobody else is left to ask")
+	}
+	if _, got, err := readAll(t, repo, layer, 0, 10); err != nil || !bytes.Equal(got, content[:10]) {
+		t.Fatalf("got %q, %v", got, err)
+	}
+	if distrust(layer) {
+		t.Error("the registry itself is distrusted")
+	}
+	if _, got, err := readAll(t, repo, other, 0, -1); err != nil || string(got) != "intact" {
+		t.Errorf("another blob of the mirror: %q, %v", got, err)
 	}
 }
 
@@ -178,7 +207,7 @@ func TestMirrorCredential(t *testing.T) {
 	dir := configDir(t, dirName(origin.host()), "[host.\"http://%s\"]\n", mirror.host())
 	keys := keychain{mirror.host(): password("node", "node-password")}
 	repo := open(t, registry.Options{ConfigDir: dir, MirrorKeychain: keys}, origin.ref("v1"), model.Credential{})
-	if _, err := repo.Resolve(t.Context(), ""); err != nil {
+	if _, err := repo.Resolve(t.Context(), model.Selection{}); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(origin.asked()); n != 1 {
@@ -202,7 +231,7 @@ func TestCapabilities(t *testing.T) {
 	mirror.model()
 	dir := configDir(t, "_default", "[host.\"http://%s\"]\ncapabilities = [\"pull\"]\n", mirror.host())
 	repo := open(t, registry.Options{ConfigDir: dir}, origin.ref("v1"), model.Credential{})
-	if _, err := repo.Resolve(t.Context(), ""); err != nil {
+	if _, err := repo.Resolve(t.Context(), model.Selection{}); err != nil {
 		t.Fatal(err)
 	}
 	if slices.Contains(mirror.asked(), "GET /v2/acme/llm/manifests/v1") {
@@ -213,7 +242,7 @@ func TestCapabilities(t *testing.T) {
 	}
 	dir = configDir(t, origin.host(), "capabilities = [\"push\"]\n")
 	repo = open(t, registry.Options{ConfigDir: dir}, origin.ref("v1").Pinned(d), model.Credential{})
-	if _, err := repo.Resolve(t.Context(), ""); !errors.Is(err, model.ErrInvalid) {
+	if _, err := repo.Resolve(t.Context(), model.Selection{}); !errors.Is(err, model.ErrInvalid) {
 		t.Errorf("nobody may be asked: %v", err)
 	}
 }
@@ -232,7 +261,7 @@ func TestServer(t *testing.T) {
 	})
 	ref := model.Ref{Registry: "registry.example.com", Repository: repoName, Tag: "v1"}
 	dir := configDir(t, "registry.example.com", "server = \"https://%s\"\nca = %q\n", s.host(), authority(t, s))
-	snap, err := open(t, registry.Options{ConfigDir: dir}, ref, password("ann", canary)).Resolve(t.Context(), "")
+	snap, err := open(t, registry.Options{ConfigDir: dir}, ref, password("ann", canary)).Resolve(t.Context(), model.Selection{})
 	if err != nil || snap.Digest != d {
 		t.Fatalf("got %s, %v", snap.Digest, err)
 	}
@@ -246,7 +275,7 @@ func TestOverridePath(t *testing.T) {
 	s.model()
 	dir := configDir(t, "registry.example.com", "server = \"http://%s/v2/acme\"\noverride_path = true\n", s.host())
 	ref := model.Ref{Registry: "registry.example.com", Repository: "llm", Tag: "v1"}
-	if _, err := open(t, registry.Options{ConfigDir: dir}, ref, model.Credential{}).Resolve(t.Context(), ""); err != nil {
+	if _, err := open(t, registry.Options{ConfigDir: dir}, ref, model.Credential{}).Resolve(t.Context(), model.Selection{}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -272,7 +301,7 @@ func TestTLS(t *testing.T) {
 			var log logBuffer
 			dir := configDir(t, dirName(s.host()), test.text, s.host())
 			o := registry.Options{ConfigDir: dir, Logger: log.logger()}
-			_, err := open(t, o, s.ref("v1"), model.Credential{}).Resolve(t.Context(), "")
+			_, err := open(t, o, s.ref("v1"), model.Credential{}).Resolve(t.Context(), model.Selection{})
 			if !errors.Is(err, test.want) {
 				t.Errorf("got %v, want %v", err, test.want)
 			}
@@ -327,11 +356,11 @@ func TestClientCertificate(t *testing.T) {
 	writeFile(t, filepath.Join(host, "both.pem"), certPEM+keyPEM)
 	ref := model.Ref{Registry: "registry.example.com", Repository: repoName, Tag: "v1"}
 	o := registry.Options{ConfigDir: dir}
-	if _, err := open(t, o, ref, model.Credential{}).Resolve(t.Context(), ""); err != nil {
+	if _, err := open(t, o, ref, model.Credential{}).Resolve(t.Context(), model.Selection{}); err != nil {
 		t.Errorf("pair of files: %v", err)
 	}
 	writeFile(t, filepath.Join(host, "hosts.toml"), fmt.Sprintf("server = \"https://%s\"\nca = \"ca.crt\"\nclient = \"both.pem\"\n", s.host()))
-	if _, err := open(t, o, ref, model.Credential{}).Resolve(t.Context(), ""); err != nil {
+	if _, err := open(t, o, ref, model.Credential{}).Resolve(t.Context(), model.Selection{}); err != nil {
 		t.Errorf("one file: %v", err)
 	}
 	// Docker's layout has no hosts.toml; the registry is then reached under its own name, through a proxy here.
@@ -343,7 +372,7 @@ func TestClientCertificate(t *testing.T) {
 	}
 	o.Proxy = newProxy(t, map[string]string{"example.com:443": s.host()}).choose
 	ref.Registry = "example.com"
-	if _, err := open(t, o, ref, model.Credential{}).Resolve(t.Context(), ""); err != nil {
+	if _, err := open(t, o, ref, model.Credential{}).Resolve(t.Context(), model.Selection{}); err != nil {
 		t.Errorf("certificates without hosts.toml: %v", err)
 	}
 }
@@ -382,7 +411,7 @@ func TestHostsChange(t *testing.T) {
 	dir := configDir(t, "registry.example.com", "server = \"http://%s\"\n", s.host())
 	ref := model.Ref{Registry: "registry.example.com", Repository: repoName, Tag: "v1"}
 	o := registry.Options{ConfigDir: "/nowhere:" + dir}
-	if _, err := open(t, o, ref, model.Credential{}).Resolve(t.Context(), ""); err != nil {
+	if _, err := open(t, o, ref, model.Credential{}).Resolve(t.Context(), model.Selection{}); err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(dir, "registry.example.com", "hosts.toml")
@@ -404,7 +433,7 @@ func TestHostsChange(t *testing.T) {
 		"header of a host": "[host.\"https://x\".header]\n\"a b\" = \"" + canary + "\"",
 	} {
 		writeFile(t, file, text)
-		_, err := open(t, o, ref, model.Credential{}).Resolve(t.Context(), "")
+		_, err := open(t, o, ref, model.Credential{}).Resolve(t.Context(), model.Selection{})
 		if !errors.Is(err, model.ErrInvalid) || !strings.Contains(err.Error(), file) || strings.Contains(err.Error(), canary) {
 			t.Errorf("%s: %v", name, err)
 		}

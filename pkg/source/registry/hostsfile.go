@@ -16,6 +16,7 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 
 	"github.com/model-csi/model-csi/pkg/model"
+	"github.com/model-csi/model-csi/pkg/source/wire"
 )
 
 // hostConfig is what a hosts.toml file says about one host.
@@ -64,7 +65,7 @@ func parseHosts(data []byte, dir string) (mirrors []hostConfig, server hostConfi
 	for _, name := range hostOrder(data, file.Hosts) {
 		c, err := file.Hosts[name].config(name, dir)
 		if err != nil {
-			return nil, hostConfig{}, fmt.Errorf("host %q: %w", bounded(name), err)
+			return nil, hostConfig{}, fmt.Errorf("host %q: %w", wire.Bounded(name), err)
 		}
 		if c.base == nil {
 			return nil, hostConfig{}, fmt.Errorf("a host has an empty name: %w", model.ErrInvalid)
@@ -136,7 +137,7 @@ func (t hostTable) config(name, dir string) (hostConfig, error) {
 			c.resolve = true
 		case "push", "referrers":
 		default:
-			return hostConfig{}, fmt.Errorf("capability %q is not known: %w", bounded(capability), model.ErrInvalid)
+			return hostConfig{}, fmt.Errorf("capability %q is not known: %w", wire.Bounded(capability), model.ErrInvalid)
 		}
 	}
 	if c.caFiles, err = fileList(t.CA, dir); err != nil {
@@ -167,7 +168,7 @@ func hostURL(name string, override bool) (*url.URL, error) {
 		return nil, fmt.Errorf("is not a URL: %w", model.ErrInvalid)
 	}
 	if u.Scheme != "https" && u.Scheme != "http" {
-		return nil, fmt.Errorf("has the scheme %q, only http and https work: %w", bounded(u.Scheme), model.ErrInvalid)
+		return nil, fmt.Errorf("has the scheme %q, only http and https work: %w", wire.Bounded(u.Scheme), model.ErrInvalid)
 	}
 	if u.User != nil {
 		return nil, fmt.Errorf("has a user in its URL; use the header or a docker config: %w", model.ErrInvalid)
@@ -253,7 +254,7 @@ func headers(table map[string]any) (http.Header, error) {
 		for _, value := range values {
 			s, ok := value.(string)
 			if !ok || !sendable(key, s) {
-				return nil, fmt.Errorf("header %q cannot be sent: %w", bounded(key), model.ErrInvalid)
+				return nil, fmt.Errorf("header %q cannot be sent: %w", wire.Bounded(key), model.ErrInvalid)
 			}
 			out.Add(key, s)
 		}

@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -9,6 +8,7 @@ import (
 	"net/netip"
 	"net/url"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -99,8 +99,54 @@ func TestDefaultServer(t *testing.T) {
 	}
 }
 
+func mustGuard(t *testing.T, blocked string) guard {
+	t.Helper()
+	g, err := newGuard(blocked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// What is blocked by default can be taken away by groups, and the node's own addresses depend on who leads there.
+func TestGuardGroups(t *testing.T) {
+	loopback, local, metadata, multicast, node := "127.0.0.1", "169.254.1.1", "169.254.169.254", "224.0.0.1", "192.0.2.7"
+	for _, tt := range []struct {
+		blocked string
+		reach   reach
+		denied  []string
+	}{
+		{"", reach{}, []string{loopback, local, metadata, multicast, node}},
+		{"default", reach{named: true}, []string{loopback, local, metadata, multicast}},
+		{"default", reach{loopback: true}, []string{local, metadata, multicast}},
+		{"none", reach{}, nil},
+		{"loopback", reach{}, []string{loopback}},
+		{"node", reach{}, []string{node}},
+		{"node,!192.0.2.7", reach{}, nil},
+		{"default,!192.0.2.0/24,!127.0.0.1", reach{}, []string{local, metadata, multicast}},
+		{"metadata,multicast", reach{}, []string{metadata, multicast}},
+		{"192.0.2.0/24", reach{loopback: true, named: true}, []string{node}},
+	} {
+		g := mustGuard(t, tt.blocked)
+		g.own = func() []netip.Addr { return []netip.Addr{netip.MustParseAddr(node)} }
+		for _, address := range []string{loopback, local, metadata, multicast, node, "192.0.3.1"} {
+			err := g.check(netip.MustParseAddr(address), tt.reach)
+			if denied := slices.Contains(tt.denied, address); (err != nil) != denied || denied && !errors.Is(err, model.ErrDenied) {
+				t.Errorf("%q, %+v: %s: %v, want denied: %t", tt.blocked, tt.reach, address, err, denied)
+			}
+		}
+	}
+	if _, err := newGuard("lopback"); !errors.Is(err, model.ErrInvalid) || !strings.Contains(err.Error(), `"loopback"`) {
+		t.Errorf("a misspelt group: %v", err)
+	}
+	own := (&interfaces{}).list()
+	if len(own) > 0 && mustGuard(t, "node").check(own[0], reach{}) == nil {
+		t.Errorf("%s of this machine may be connected to", own[0])
+	}
+}
+
 func TestGuard(t *testing.T) {
-	g := newGuard([]netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")})
+	g := mustGuard(t, "default, 10.0.0.0/8, !10.9.0.0/16")
 	for address, want := range map[string]struct{ remote, loopback bool }{
 		"192.168.1.1":        {true, true}, // registries of a private network are normal
 		"8.8.8.8":            {true, true},
@@ -126,7 +172,7 @@ func TestGuard(t *testing.T) {
 	} {
 		addr := netip.MustParseAddr(address)
 		for loopback, ok := range map[bool]bool{false: want.remote, true: want.loopback} {
-			err := g.check(addr, loopback)
+			err := g.check(addr, reach{loopback: loopback})
 			if (err == nil) != ok || (err != nil && !errors.Is(err, model.ErrDenied)) {
 				t.Errorf("%s, loopback %t: %v, want allowed: %t", address, loopback, err, ok)
 			}
@@ -143,7 +189,7 @@ func TestDialResolvedName(t *testing.T) {
 	defer l.Close()
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	address := net.JoinHostPort("localhost", port)
-	d := dialer{guard: newGuard(nil, nil), proxies: &proxies{}, timeout: time.Second}
+	d := dialer{guard: mustGuard(t, ""), proxies: &proxies{}, timeout: time.Second}
 	if conn, err := d.dial(t.Context(), "tcp", address); !errors.Is(err, model.ErrDenied) {
 		t.Errorf("got %v, %v", conn, err)
 	}
@@ -155,93 +201,10 @@ func TestDialResolvedName(t *testing.T) {
 	_ = conn.Close()
 }
 
-func TestRetryAfter(t *testing.T) {
-	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	for value, want := range map[string]time.Duration{
-		"": 0, "7": 7 * time.Second, " 7 ": 7 * time.Second, "-7": 0, "soon": 0, "99999": maxRetryAfter, "99999999999999999999": 0,
-		"Thu, 01 Jan 2026 00:00:30 GMT": 30 * time.Second, "Wed, 31 Dec 2025 00:00:00 GMT": 0,
-	} {
-		if got := retryAfter(value, now); got != want {
-			t.Errorf("%q: %s, want %s", value, got, want)
-		}
-	}
-}
-
-func TestPause(t *testing.T) {
-	for _, test := range []struct {
-		attempt int
-		after   time.Duration
-		jitter  float64
-		want    time.Duration
-	}{
-		{1, 0, 0, time.Second}, {3, 0, 0, 4 * time.Second}, {1, 0, 1, 1500 * time.Millisecond}, {1, 3 * time.Second, 0, 3 * time.Second},
-	} {
-		if got := pause(time.Second, test.attempt, test.after, test.jitter); got != test.want {
-			t.Errorf("%+v: %s", test, got)
-		}
-	}
-}
-
-func TestRetryGivesUp(t *testing.T) {
-	for name, test := range map[string]struct {
-		failure failure
-		want    int
-	}{
-		"may pass":            {failure{again: true}, attempts},
-		"for good":            {failure{}, 1},
-		"asks for much later": {failure{again: true, after: longestPause + 1}, 1},
-	} {
-		calls := 0
-		if f := retry(t.Context(), time.Nanosecond, func() *failure { calls++; return &test.failure }); f == nil || calls != test.want {
-			t.Errorf("%s: %d attempts, %v", name, calls, f)
-		}
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	calls := 0
-	if f := retry(ctx, time.Hour, func() *failure { calls++; cancel(); return &failure{again: true} }); f == nil || calls != 1 {
-		t.Errorf("%d attempts after the context ended, %v", calls, f)
-	}
-}
-
-func TestServerWords(t *testing.T) {
-	for body, want := range map[string]string{
-		`{"errors":[{"code":"DENIED","message":"no"},{"code":"X"}]}`:    "DENIED: no",
-		`{"errors":[{"code":"DENIED"}]}`:                                "DENIED",
-		`{"details":"incorrect username or password"}`:                  "incorrect username or password",
-		`{"error":"invalid_grant","error_description":"expired token"}`: "invalid_grant: expired token",
-		`{"code":403,"message":"no"}`:                                   "no",
-		`<html>`:                                                        "",
-		``:                                                              "",
-	} {
-		if got := serverWords([]byte(body)); got != want {
-			t.Errorf("%s: %q, want %q", body, got, want)
-		}
-	}
-}
-
-func TestRedactor(t *testing.T) {
-	cred := model.Credential{Username: "ann", Password: model.NewSecret("p w/d+"), AccessToken: model.NewSecret("tok"), RefreshToken: model.NewSecret("refresh-me")}
-	header := http.Header{"Authorization": {"Bearer header-token"}, "X-Short": {"true"}, "X-Key": {"a-long-api-key"}}
-	r := newRedactor(cred, header)
-	text := "p w/d+ p+w%2Fd%2B YW5uOnAgdy9kKw== refresh-me header-token a-long-api-key true https://h/p?X-Sig=abc&y=z \x1b[31m"
-	got := r.clean(text, 500)
-	for _, secret := range []string{"p w/d+", "p+w%2Fd%2B", "YW5uOnAgdy9kKw", "refresh-me", "header-token", "a-long-api-key", "X-Sig", "\x1b"} {
-		if strings.Contains(got, secret) {
-			t.Errorf("%q shows in %q", secret, got)
-		}
-	}
-	if !strings.Contains(got, "true") || !strings.Contains(got, "https://h/p") {
-		t.Errorf("too much is hidden: %q", got)
-	}
-	if got := r.clean(strings.Repeat("é", 400), 101); len(got) != 100+len("...") {
-		t.Errorf("cut to %d bytes", len(got))
-	}
-}
-
 func TestFailureText(t *testing.T) {
 	ref := model.Ref{Registry: "registry.example.com", Repository: "acme/llm", Tag: "v1"}
 	s := subject{what: "manifest v1", ref: ref}
-	got := s.status(reply{host: "registry.example.com", status: 401, body: []byte(`{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}`)}).err()
+	got := s.status(reply{host: "registry.example.com", status: 401, body: []byte(`{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}`)}).Err()
 	want := "registry.example.com/acme/llm:v1: manifest v1: HTTP 401 from registry.example.com as anonymous: UNAUTHORIZED: authentication required; " +
 		"check the name, or give the pod's volume a nodePublishSecretRef with a credential for registry registry.example.com: unauthenticated"
 	if got.Error() != want {

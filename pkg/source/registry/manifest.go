@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/model-csi/model-csi/pkg/model"
+	"github.com/model-csi/model-csi/pkg/source/wire"
 )
 
 // Media types of manifests.
@@ -78,7 +79,7 @@ func parseManifest(data []byte, contentType string) (document, error) {
 	}
 	headerType := manifestType(contentType)
 	if bodyType != "" && headerType != "" && bodyType != headerType {
-		return document{}, fmt.Errorf("the manifest says it is %q and the Content-Type says %q: %w", bounded(bodyType), headerType, model.ErrInvalid)
+		return document{}, fmt.Errorf("the manifest says it is %q and the Content-Type says %q: %w", wire.Bounded(bodyType), headerType, model.ErrInvalid)
 	}
 	d := document{bytes: data, mediaType: bodyType}
 	if d.mediaType == "" {
@@ -91,7 +92,7 @@ func parseManifest(data []byte, contentType string) (document, error) {
 		return document{}, fmt.Errorf("the manifest has Docker's schema 1, which no model uses and which is not safe to read: %w", model.ErrUnsupported)
 	}
 	if d.isIndex() != (shape == typeOCIIndex) {
-		return document{}, fmt.Errorf("the manifest says it is %q and has the fields of another type: %w", bounded(d.mediaType), model.ErrInvalid)
+		return document{}, fmt.Errorf("the manifest says it is %q and has the fields of another type: %w", wire.Bounded(d.mediaType), model.ErrInvalid)
 	}
 	if raw, ok := fields["config"]; ok && !d.isIndex() {
 		d.config = configDescriptor(raw)

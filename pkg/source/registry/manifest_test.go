@@ -33,7 +33,7 @@ func TestResolve(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s.forget()
-			snap, err := open(t, registry.Options{}, ref, model.Credential{}).Resolve(t.Context(), "linux/amd64")
+			snap, err := open(t, registry.Options{}, ref, model.Credential{}).Resolve(t.Context(), model.Selection{Platform: "linux/amd64"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -63,12 +63,12 @@ func TestResolveSHA512(t *testing.T) {
 	sum := sha512.Sum512(data)
 	d := digest.NewDigestFromEncoded(digest.SHA512, hex.EncodeToString(sum[:]))
 	s.content["manifests/"+d.String()] = item{data: data, kind: ociManifest, digest: "-"}
-	snap, err := open(t, registry.Options{}, s.ref("").Pinned(d), model.Credential{}).Resolve(t.Context(), "")
+	snap, err := open(t, registry.Options{}, s.ref("").Pinned(d), model.Credential{}).Resolve(t.Context(), model.Selection{})
 	if err != nil || snap.Digest != d {
 		t.Fatalf("got %s, %v", snap.Digest, err)
 	}
 	s.content["manifests/"+d.String()] = item{data: append(data, ' '), kind: ociManifest, digest: "-"}
-	if _, err := open(t, registry.Options{}, s.ref("").Pinned(d), model.Credential{}).Resolve(t.Context(), ""); !errors.Is(err, model.ErrCorrupt) {
+	if _, err := open(t, registry.Options{}, s.ref("").Pinned(d), model.Credential{}).Resolve(t.Context(), model.Selection{}); !errors.Is(err, model.ErrCorrupt) {
 		t.Errorf("other bytes: %v", err)
 	}
 }
@@ -108,7 +108,7 @@ func TestResolveRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newServer(t, false)
 			s.content["manifests/v1"] = test.it
-			_, err := open(t, registry.Options{}, s.ref("v1"), model.Credential{}).Resolve(t.Context(), "")
+			_, err := open(t, registry.Options{}, s.ref("v1"), model.Credential{}).Resolve(t.Context(), model.Selection{})
 			if !errors.Is(err, test.want) {
 				t.Errorf("got %v, want %v", err, test.want)
 			}
@@ -124,7 +124,7 @@ func TestDigestMismatch(t *testing.T) {
 	d, _, _ := s.model()
 	s.content["manifests/"+d.String()] = item{data: []byte(`{"layers":[]}`), digest: d.String()}
 	repo := open(t, registry.Options{}, s.ref("v1").Pinned(d), model.Credential{})
-	if _, err := repo.Resolve(t.Context(), ""); !errors.Is(err, model.ErrCorrupt) {
+	if _, err := repo.Resolve(t.Context(), model.Selection{}); !errors.Is(err, model.ErrCorrupt) {
 		t.Errorf("got %v, want %v", err, model.ErrCorrupt)
 	}
 }
@@ -144,7 +144,7 @@ func TestMediaType(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newServer(t, false)
 			s.content["manifests/v1"] = item{data: []byte(test.body), kind: test.header}
-			snap, err := open(t, registry.Options{}, s.ref("v1"), model.Credential{}).Resolve(t.Context(), "")
+			snap, err := open(t, registry.Options{}, s.ref("v1"), model.Credential{}).Resolve(t.Context(), model.Selection{})
 			if err != nil || snap.MediaType != test.want {
 				t.Errorf("got %q, %v, want %q", snap.MediaType, err, test.want)
 			}
@@ -163,7 +163,7 @@ func TestIndex(t *testing.T) {
 	}
 	for range 3 {
 		nest()
-		snap, err := open(t, registry.Options{}, s.ref("nested"), model.Credential{}).Resolve(t.Context(), "")
+		snap, err := open(t, registry.Options{}, s.ref("nested"), model.Credential{}).Resolve(t.Context(), model.Selection{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -172,7 +172,7 @@ func TestIndex(t *testing.T) {
 		}
 	}
 	nest()
-	if _, err := open(t, registry.Options{}, s.ref("nested"), model.Credential{}).Resolve(t.Context(), ""); !errors.Is(err, model.ErrInvalid) {
+	if _, err := open(t, registry.Options{}, s.ref("nested"), model.Credential{}).Resolve(t.Context(), model.Selection{}); !errors.Is(err, model.ErrInvalid) {
 		t.Errorf("four indexes: %v", err)
 	}
 	for name, entry := range map[string]string{
@@ -180,7 +180,7 @@ func TestIndex(t *testing.T) {
 		"media type": fmt.Sprintf(`{"mediaType":%q,"digest":%q}`, ociIndex, d),
 	} {
 		s.put([]byte(`{"manifests":[`+entry+`]}`), ociIndex, "wrong")
-		_, err := open(t, registry.Options{}, s.ref("wrong"), model.Credential{}).Resolve(t.Context(), "")
+		_, err := open(t, registry.Options{}, s.ref("wrong"), model.Credential{}).Resolve(t.Context(), model.Selection{})
 		if !errors.Is(err, model.ErrCorrupt) && !errors.Is(err, model.ErrInvalid) {
 			t.Errorf("an index with the wrong %s of its manifest: %v", name, err)
 		}
@@ -212,7 +212,7 @@ func TestConfig(t *testing.T) {
 			s.blob(content)
 			s.content["blobs/"+digest.FromString("damaged").String()] = item{data: content}
 			s.put([]byte(`{`+test.config+`"layers":[]}`), ociManifest, "v1")
-			snap, err := open(t, registry.Options{}, s.ref("v1"), model.Credential{}).Resolve(t.Context(), "")
+			snap, err := open(t, registry.Options{}, s.ref("v1"), model.Credential{}).Resolve(t.Context(), model.Selection{})
 			if !errors.Is(err, test.err) || string(snap.Config) != test.want {
 				t.Errorf("got %q, %v, want %q, %v", snap.Config, err, test.want, test.err)
 			}
@@ -294,7 +294,7 @@ func TestRetry(t *testing.T) {
 		}
 		return true
 	})
-	snap, err := open(t, registry.Options{}, s.ref("v1"), model.Credential{}).Resolve(t.Context(), "")
+	snap, err := open(t, registry.Options{}, s.ref("v1"), model.Credential{}).Resolve(t.Context(), model.Selection{})
 	if err != nil || snap.Digest != d || calls.Load() != 3 {
 		t.Errorf("got %s after %d requests, %v", snap.Digest, calls.Load(), err)
 	}
@@ -304,7 +304,7 @@ func TestRetry(t *testing.T) {
 		w.WriteHeader(http.StatusForbidden)
 		return true
 	})
-	if _, err = open(t, registry.Options{}, s.ref("v1"), model.Credential{}).Resolve(t.Context(), ""); !errors.Is(err, model.ErrDenied) || calls.Load() != 1 {
+	if _, err = open(t, registry.Options{}, s.ref("v1"), model.Credential{}).Resolve(t.Context(), model.Selection{}); !errors.Is(err, model.ErrDenied) || calls.Load() != 1 {
 		t.Errorf("%d requests after a refusal, %v", calls.Load(), err)
 	}
 }
@@ -319,7 +319,7 @@ func TestContextEnds(t *testing.T) {
 	defer close(release)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	_, err := open(t, registry.Options{}, s.ref("v1"), model.Credential{}).Resolve(ctx, "")
+	_, err := open(t, registry.Options{}, s.ref("v1"), model.Credential{}).Resolve(ctx, model.Selection{})
 	if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, model.ErrUnavailable) {
 		t.Errorf("got %v", err)
 	}

@@ -3,13 +3,13 @@ package registry_test
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -83,7 +83,7 @@ func TestProxy(t *testing.T) {
 	s, ref, o, p := public(t)
 	d, layer, _ := s.model()
 	repo := open(t, o, ref, model.Credential{})
-	snap, err := repo.Resolve(t.Context(), "")
+	snap, err := repo.Resolve(t.Context(), model.Selection{})
 	if err != nil || snap.Digest != d {
 		t.Fatalf("got %s, %v", snap.Digest, err)
 	}
@@ -115,7 +115,7 @@ func TestPublicRegistryCannotLeadAstray(t *testing.T) {
 		}
 		s, ref, o, p := public(t)
 		_, layer, _ := s.model()
-		o.DenyAddresses = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+		o.BlockedAddresses = "default,10.0.0.0/8"
 		s.on(func(w http.ResponseWriter, r *http.Request) bool {
 			if strings.Contains(r.URL.Path, "/blobs/") {
 				http.Redirect(w, r, target+"/x", http.StatusTemporaryRedirect)
@@ -129,7 +129,7 @@ func TestPublicRegistryCannotLeadAstray(t *testing.T) {
 		if _, _, err := readAll(t, repo, layer, 0, 10); !errors.Is(err, model.ErrDenied) {
 			t.Errorf("redirect to %s: %v", target, err)
 		}
-		if _, err := repo.Resolve(t.Context(), ""); !errors.Is(err, model.ErrDenied) && !errors.Is(err, model.ErrUnauthenticated) {
+		if _, err := repo.Resolve(t.Context(), model.Selection{}); !errors.Is(err, model.ErrDenied) && !errors.Is(err, model.ErrUnauthenticated) {
 			t.Errorf("realm %s: %v", target, err)
 		}
 		for _, asked := range p.asked {
@@ -147,19 +147,19 @@ func TestDialedAddress(t *testing.T) {
 	_, port, _ := net.SplitHostPort(s.host())
 	direct := func(*http.Request) (*url.URL, error) { return nil, nil }
 	ref := model.Ref{Registry: "169.254.169.254:" + port, Repository: repoName, Tag: "v1"}
-	_, err := open(t, registry.Options{Proxy: direct}, ref, model.Credential{}).Resolve(t.Context(), "")
+	_, err := open(t, registry.Options{Proxy: direct}, ref, model.Credential{}).Resolve(t.Context(), model.Selection{})
 	if !errors.Is(err, model.ErrDenied) || !strings.Contains(err.Error(), "169.254.169.254") {
 		t.Errorf("link-local: %v", err)
 	}
 	// Loopback is allowed where it is named, and can be denied like everything else.
-	o := registry.Options{Proxy: direct, DenyAddresses: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}
+	o := registry.Options{Proxy: direct, BlockedAddresses: "default,127.0.0.0/8"}
 	dir := configDir(t, dirName(s.host()), "server = \"https://%s\"\nca = %q\n", s.host(), authority(t, s))
 	o.ConfigDir = dir
-	if _, err := open(t, o, s.ref("v1"), model.Credential{}).Resolve(t.Context(), ""); !errors.Is(err, model.ErrDenied) {
+	if _, err := open(t, o, s.ref("v1"), model.Credential{}).Resolve(t.Context(), model.Selection{}); !errors.Is(err, model.ErrDenied) {
 		t.Errorf("denied by the operator: %v", err)
 	}
-	o.AllowAddresses = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
-	if _, err := open(t, o, s.ref("v1"), model.Credential{}).Resolve(t.Context(), ""); err != nil {
+	o.BlockedAddresses += ",!127.0.0.1"
+	if _, err := open(t, o, s.ref("v1"), model.Credential{}).Resolve(t.Context(), model.Selection{}); err != nil {
 		t.Errorf("allowed by the operator: %v", err)
 	}
 }
@@ -186,7 +186,7 @@ func TestTokenServiceElsewhere(t *testing.T) {
 		}
 		return true
 	})
-	if _, err := open(t, o, ref, password("ann", canary)).Resolve(t.Context(), ""); err != nil {
+	if _, err := open(t, o, ref, password("ann", canary)).Resolve(t.Context(), model.Selection{}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -199,7 +199,7 @@ func TestHugeHeader(t *testing.T) {
 		return false
 	})
 	repo := open(t, registry.Options{}, s.ref("v1"), model.Credential{})
-	if _, err := repo.Resolve(t.Context(), ""); !errors.Is(err, model.ErrUnavailable) {
+	if _, err := repo.Resolve(t.Context(), model.Selection{}); !errors.Is(err, model.ErrUnavailable) {
 		t.Errorf("Resolve: %v", err)
 	}
 	if _, _, err := readAll(t, repo, layer, 0, 10); !errors.Is(err, model.ErrUnavailable) {
@@ -211,7 +211,7 @@ func TestPlainRegistryNeedsHosts(t *testing.T) {
 	s := newServer(t, false)
 	p := newProxy(t, map[string]string{"example.com:443": s.host()})
 	ref := model.Ref{Registry: "example.com", Repository: repoName, Tag: "v1"}
-	_, err := open(t, registry.Options{Proxy: p.choose}, ref, model.Credential{}).Resolve(t.Context(), "")
+	_, err := open(t, registry.Options{Proxy: p.choose}, ref, model.Credential{}).Resolve(t.Context(), model.Selection{})
 	if !errors.Is(err, model.ErrUnavailable) || !strings.Contains(err.Error(), "hosts.toml") {
 		t.Errorf("got %v", err)
 	}
@@ -233,7 +233,7 @@ func TestBadReferences(t *testing.T) {
 			t.Errorf("%+v: %v", ref, err)
 		}
 	}
-	for _, o := range []registry.Options{{UserAgent: "a\r\nb"}, {DenyAddresses: make([]netip.Prefix, 1)}} {
+	for _, o := range []registry.Options{{UserAgent: "a\r\nb"}, {BlockedAddresses: "everything"}} {
 		if _, err := registry.New(o); !errors.Is(err, model.ErrInvalid) {
 			t.Errorf("%+v: %v", o, err)
 		}
@@ -278,7 +278,7 @@ func TestStalled(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := repo.Resolve(t.Context(), ""); !errors.Is(err, model.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
+			if _, err := repo.Resolve(t.Context(), model.Selection{}); !errors.Is(err, model.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("Resolve: %v", err)
 			}
 			if name == "body" {
@@ -338,11 +338,41 @@ func TestPlainHostIsWarnedAbout(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := repo.Resolve(t.Context(), ""); !errors.Is(err, model.ErrUnavailable) {
+		if _, err := repo.Resolve(t.Context(), model.Selection{}); !errors.Is(err, model.ErrUnavailable) {
 			t.Errorf("got %v", err)
 		}
 	}
 	if n := strings.Count(log.String(), "plain HTTP"); n != 1 {
 		t.Errorf("warned %d times: %s", n, log.String())
+	}
+}
+
+// A proxy gets its password, and nobody else sees it.
+func TestProxyPassword(t *testing.T) {
+	var got []string
+	p := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		got = append(got, r.Method+" "+r.Host+" "+r.Header.Get("Proxy-Authorization"))
+		http.Error(w, "who are you? "+r.Header.Get("Proxy-Authorization"), http.StatusProxyAuthRequired)
+	}))
+	t.Cleanup(p.Close)
+	address := "http://user:" + canary + "@" + p.Listener.Addr().String()
+	dir := configDir(t, "plain.example.com", "server = \"http://plain.example.com\"\n")
+	for host, method := range map[string]string{"example.com": http.MethodConnect, "plain.example.com": http.MethodGet} {
+		got = nil
+		var log logBuffer
+		o := registry.Options{ConfigDir: dir, Logger: log.logger(), Proxies: registry.Proxies{HTTPS: model.NewSecret(address), HTTP: model.NewSecret(address)}}
+		_, err := open(t, o, model.Ref{Registry: host, Repository: repoName, Tag: "v1"}, model.Credential{}).Resolve(t.Context(), model.Selection{})
+		if !errors.Is(err, model.ErrUnavailable) {
+			t.Errorf("%s: %v", host, err)
+		}
+		encoded := base64.StdEncoding.EncodeToString([]byte("user:" + canary))
+		if len(got) == 0 || !strings.HasPrefix(got[0], method) || !strings.HasSuffix(got[0], "Basic "+encoded) {
+			t.Errorf("%s: the proxy was asked %q", host, got)
+		}
+		for _, secret := range []string{canary, encoded} {
+			if text := err.Error() + log.String(); strings.Contains(text, secret) {
+				t.Errorf("%s: the password shows: %s", host, text)
+			}
+		}
 	}
 }

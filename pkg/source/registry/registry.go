@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strings"
 	"sync"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/model-csi/model-csi/pkg/model"
 	"github.com/model-csi/model-csi/pkg/source"
+	"github.com/model-csi/model-csi/pkg/source/wire"
 )
 
 // Options configure a Source. The zero value serves every registry without configuration, but no index.
@@ -20,25 +20,33 @@ type Options struct {
 	// "_default" for the rest. Several are separated by colons; the first that knows a registry wins. Empty means
 	// none. Changes are seen by repositories opened after them.
 	ConfigDir string
-	// Select chooses the manifest of an index for a platform such as "linux/amd64". Without it an index is
-	// model.ErrUnsupported.
-	Select func(index []byte, platform string) (source.Choice, error)
+	// Select chooses the manifest of an index. Without it an index is model.ErrUnsupported.
+	Select func(index []byte, want model.Selection) (source.Choice, error)
 	// UserAgent is sent with every request; "model-csi" if empty.
 	UserAgent string
 	// Logger receives what an operator should know about hosts, such as TLS that is not verified. Nil discards it.
 	Logger *slog.Logger
-	// DenyAddresses are never connected to, in addition to loopback, link-local, multicast and unspecified addresses
-	// and the metadata services of clouds.
-	DenyAddresses []netip.Prefix
-	// AllowAddresses are connected to whatever the lists above say.
-	AllowAddresses []netip.Prefix
-	// TrustMirrors lets the answer of a mirror stand for the permission of the server; see the package comment.
-	TrustMirrors bool
+	// BlockedAddresses are never connected to: a list of groups (link-local, metadata, multicast, loopback, node),
+	// addresses, prefixes and exceptions ("!10.0.0.1"), separated by commas; "default" stands for all groups, "none"
+	// for nothing blocked. Loopback may be connected to where the reference or hosts.toml names a loopback host, and
+	// the node's own addresses where they belong to the host that is named. Empty means "default".
+	BlockedAddresses string
 	// MirrorKeychain has the node's own credentials for mirrors, asked for with a mirror's host as the registry.
 	// Nil means none.
 	MirrorKeychain model.Keychain
-	// Proxy selects a proxy for a request; nil takes it from the environment (HTTPS_PROXY, NO_PROXY and so on).
+	// Proxies are used for requests; what they leave open is taken from the environment.
+	Proxies Proxies
+	// HeaderTimeout is how long a server may think before it answers; 30 seconds if zero. A registry that commits a
+	// large upload may take minutes.
+	HeaderTimeout time.Duration
+	// PlainHTTP speaks to registries without TLS, unless hosts.toml says how. Loopback registries need no leave.
+	PlainHTTP bool
+	// Interactive words the next step in errors for a person at a terminal, who has a docker config and no pod.
+	Interactive bool
+	// Proxy selects a proxy for a request, in place of Proxies.
 	Proxy func(*http.Request) (*url.URL, error)
+	// MaxManifest bounds a manifest in bytes; 0 means 4 MiB, which distribution and most registries accept.
+	MaxManifest int64
 }
 
 // Source opens repositories of OCI registries. It is safe for concurrent use.
@@ -67,24 +75,32 @@ func New(o Options) (*Source, error) {
 	if strings.ContainsAny(o.UserAgent, "\r\n\x00") {
 		return nil, fmt.Errorf("registry options: UserAgent %q cannot be sent in a header: %w", o.UserAgent, model.ErrInvalid)
 	}
-	for _, p := range append(o.DenyAddresses[:len(o.DenyAddresses):len(o.DenyAddresses)], o.AllowAddresses...) {
-		if !p.IsValid() {
-			return nil, fmt.Errorf("registry options: an address prefix is empty: %w", model.ErrInvalid)
-		}
+	guard, err := newGuard(o.BlockedAddresses)
+	if err != nil {
+		return nil, err
+	}
+	if o.MaxManifest <= 0 {
+		o.MaxManifest = maxManifest
 	}
 	log := o.Logger
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	if o.Proxy == nil {
-		o.Proxy = http.ProxyFromEnvironment
+		if o.Proxies, err = o.Proxies.complete(); err != nil {
+			return nil, err
+		}
+		o.Proxy = o.Proxies.choose()
+		if !o.Proxies.HTTPS.IsZero() || !o.Proxies.HTTP.IsZero() {
+			log.Info("registries are reached through proxies", "proxies", o.Proxies)
+		}
 	}
 	return &Source{
 		options:    o,
 		log:        log,
-		guard:      newGuard(o.DenyAddresses, o.AllowAddresses),
+		guard:      guard,
 		proxies:    &proxies{choose: o.Proxy},
-		firstPause: firstPause, readTimeout: readTimeout,
+		firstPause: wire.FirstPause, readTimeout: readTimeout,
 		transports: map[string]*http.Transport{},
 		health:     map[string]*health{},
 		warned:     map[string]bool{},

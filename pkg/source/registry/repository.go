@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"sync"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/model-csi/model-csi/pkg/model"
+	"github.com/model-csi/model-csi/pkg/source/wire"
 )
 
 const (
@@ -51,9 +53,7 @@ func (r *repository) all(ctx context.Context) ([]*client, error) {
 	for _, e := range endpoints {
 		cred := r.cred
 		if e.mirror {
-			if cred, err = r.source.mirrorCredential(ctx, e, r.ref); err != nil {
-				return nil, err
-			}
+			cred = r.source.mirrorCredential(ctx, e, r.ref)
 		}
 		clients = append(clients, r.source.client(e, r.ref.Repository, cred))
 	}
@@ -62,23 +62,24 @@ func (r *repository) all(ctx context.Context) ([]*client, error) {
 }
 
 // mirrorCredential is what the node has for a mirror; the pod's credential is not for it.
-func (s *Source) mirrorCredential(ctx context.Context, e *endpoint, ref model.Ref) (model.Credential, error) {
+func (s *Source) mirrorCredential(ctx context.Context, e *endpoint, ref model.Ref) model.Credential {
 	if s.options.MirrorKeychain == nil {
-		return model.Credential{}, nil
+		return model.Credential{}
 	}
 	creds, err := s.options.MirrorKeychain.Credentials(ctx, model.Ref{Scheme: ref.Scheme, Registry: e.base.Host, Repository: ref.Repository})
 	if err != nil {
-		return model.Credential{}, fmt.Errorf("credential for mirror %s: %w", e.base.Host, err)
+		// The registry itself may still be reached, and the mirror may serve everybody.
+		s.log.Warn("credential for the mirror cannot be read", "mirror", e.base.Host, "error", err)
 	}
 	if len(creds) == 0 {
-		return model.Credential{}, nil
+		return model.Credential{}
 	}
-	return creds[0], nil
+	return creds[0]
 }
 
 // subject describes a request of this repository through c.
 func (r *repository) subject(c *client, what string) subject {
-	s := subject{what: what, ref: r.ref, cred: c.cred, redact: c.redact}
+	s := subject{what: what, ref: r.ref, cred: c.cred, redact: c.redact, interactive: r.source.options.Interactive}
 	if c.endpoint.mirror {
 		s.mirror = c.endpoint.base.Host
 	}
@@ -97,7 +98,7 @@ func (r *repository) each(ctx context.Context, use func(*endpoint) bool, do func
 		if c.endpoint.mirror {
 			last = do(ctx, c)
 		} else {
-			last = retry(ctx, r.source.firstPause, func() *failure { return do(ctx, c) })
+			last = wire.Retry(ctx, r.source.firstPause, func() *failure { return do(ctx, c) })
 		}
 		if last == nil {
 			return nil
@@ -110,7 +111,7 @@ func (r *repository) each(ctx context.Context, use func(*endpoint) bool, do func
 	if last == nil {
 		return fmt.Errorf("%s: hosts.toml leaves no host of registry %s that may be asked for this: %w", r.ref, r.ref.Registry, model.ErrInvalid)
 	}
-	return last.err()
+	return last.Err()
 }
 
 // awake returns the usable clients without those of mirrors that failed lately, unless nobody else is left.
@@ -136,7 +137,7 @@ func (s *Source) passOver(e *endpoint, f *failure) {
 	if !e.mirror {
 		return
 	}
-	if f.again {
+	if f.Again {
 		e.health.rest(mirrorRest)
 	}
 	if !errors.Is(f, model.ErrNotFound) {
@@ -146,10 +147,14 @@ func (s *Source) passOver(e *endpoint, f *failure) {
 
 // read fetches a small object as a whole, in at most readTimeout.
 func (r *repository) read(ctx context.Context, c *client, s subject, kind, reference string, header http.Header, limit int64) ([]byte, http.Header, *failure) {
+	return r.readURL(ctx, c, s, c.url(r.ref.Repository, kind, reference), header, limit)
+}
+
+func (r *repository) readURL(ctx context.Context, c *client, s subject, u *url.URL, header http.Header, limit int64) ([]byte, http.Header, *failure) {
 	outer := ctx
 	ctx, cancel := context.WithTimeoutCause(ctx, r.source.readTimeout, errSlow)
 	defer cancel()
-	resp, f := c.get(ctx, s, http.MethodGet, c.url(r.ref.Repository, kind, reference), header)
+	resp, f := c.get(ctx, s, http.MethodGet, u, header)
 	if f != nil {
 		return nil, nil, slow(outer, ctx, s, f)
 	}
@@ -158,6 +163,7 @@ func (r *repository) read(ctx context.Context, c *client, s subject, kind, refer
 		return nil, nil, s.status(resp.reply())
 	}
 	if resp.ContentLength > limit {
+		_ = resp.Body.Close() // draining it would wait for a server that announces much and sends nothing
 		return nil, nil, s.fail(model.ErrTooLarge, fmt.Sprintf("%s announces %d bytes, at most %d are read", resp.url.Host, resp.ContentLength, limit), "")
 	}
 	data, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
@@ -165,6 +171,7 @@ func (r *repository) read(ctx context.Context, c *client, s subject, kind, refer
 		return nil, nil, slow(outer, ctx, s, s.broken(ctx, resp.url.Host, err))
 	}
 	if int64(len(data)) > limit {
+		_ = resp.Body.Close()
 		return nil, nil, s.fail(model.ErrTooLarge, fmt.Sprintf("%s sent more than the %d bytes that are read", resp.url.Host, limit), "")
 	}
 	return data, resp.Header, nil
@@ -177,7 +184,7 @@ func (r *repository) Check(ctx context.Context, d digest.Digest) error {
 	}
 	return r.each(ctx, r.proves, func(ctx context.Context, c *client) *failure {
 		f := r.head(ctx, c, d)
-		if f == nil || !slices.Contains(noHead, f.status) {
+		if f == nil || !slices.Contains(noHead, f.Status) {
 			return f
 		}
 		_, _, _, f = r.fetchVerified(ctx, c, d.String(), model.Blob{Digest: d})
@@ -185,8 +192,12 @@ func (r *repository) Check(ctx context.Context, d digest.Digest) error {
 	})
 }
 
-// noHead are the answers of registries and proxies that do not serve HEAD, though they serve GET.
-var noHead = []int{http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusNotImplemented}
+// noHead are the answers of registries and proxies that do not serve HEAD, though they serve GET, and of those whose
+// reason is in the body that an answer to HEAD does not have.
+var noHead = []int{
+	http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusNotImplemented,
+	http.StatusPreconditionFailed,
+}
 
 // head asks whether a manifest is there for this identity.
 func (r *repository) head(ctx context.Context, c *client, d digest.Digest) *failure {

@@ -10,10 +10,11 @@ import (
 
 	"github.com/model-csi/model-csi/pkg/model"
 	"github.com/model-csi/model-csi/pkg/source"
+	"github.com/model-csi/model-csi/pkg/source/wire"
 )
 
 // Resolve implements source.Repository.
-func (r *repository) Resolve(ctx context.Context, platform string) (source.Snapshot, error) {
+func (r *repository) Resolve(ctx context.Context, want model.Selection) (source.Snapshot, error) {
 	top, proven, err := r.document(ctx, r.ref.Reference(), model.Blob{Digest: r.ref.Digest})
 	if err != nil {
 		return source.Snapshot{}, err
@@ -27,7 +28,7 @@ func (r *repository) Resolve(ctx context.Context, platform string) (source.Snaps
 		if depth == maxIndexDepth {
 			return source.Snapshot{}, fmt.Errorf("%s: indexes are nested deeper than %d: %w", r.ref, maxIndexDepth, model.ErrInvalid)
 		}
-		choice, err := r.choose(doc, platform)
+		choice, err := r.choose(doc, want)
 		if err != nil {
 			return source.Snapshot{}, err
 		}
@@ -37,7 +38,7 @@ func (r *repository) Resolve(ctx context.Context, platform string) (source.Snaps
 		}
 		if manifestType(choice.MediaType) != "" && choice.MediaType != next.mediaType {
 			return source.Snapshot{}, fmt.Errorf("%s: manifest %s is %q and its index says %q: %w",
-				r.ref, choice.Digest, bounded(next.mediaType), choice.MediaType, model.ErrInvalid)
+				r.ref, choice.Digest, wire.Bounded(next.mediaType), choice.MediaType, model.ErrInvalid)
 		}
 		doc, proven = next, proven || direct
 	}
@@ -54,11 +55,11 @@ func (r *repository) Resolve(ctx context.Context, platform string) (source.Snaps
 }
 
 // choose asks the injected selection for the manifest of an index.
-func (r *repository) choose(index document, platform string) (source.Choice, error) {
+func (r *repository) choose(index document, want model.Selection) (source.Choice, error) {
 	if r.source.options.Select == nil {
 		return source.Choice{}, fmt.Errorf("%s: it is an index of several manifests: %w", r.ref, model.ErrUnsupported)
 	}
-	choice, err := r.source.options.Select(index.bytes, platform)
+	choice, err := r.source.options.Select(index.bytes, want)
 	if err != nil {
 		return source.Choice{}, fmt.Errorf("%s: index %s: %w", r.ref, index.digest, err)
 	}
@@ -82,7 +83,7 @@ func (r *repository) document(ctx context.Context, reference string, want model.
 }
 
 // proves reports whether the endpoint's answers say what the identity may read.
-func (r *repository) proves(e *endpoint) bool { return !e.mirror || r.source.options.TrustMirrors }
+func (r *repository) proves(e *endpoint) bool { return !e.mirror }
 
 // fetchManifest fetches a manifest from one endpoint, verifies it and finds out what it is.
 func (r *repository) fetchManifest(ctx context.Context, c *client, reference string, want model.Blob) (document, *failure) {
@@ -101,7 +102,7 @@ func (r *repository) fetchManifest(ctx context.Context, c *client, reference str
 // fetchVerified fetches a manifest from one endpoint and compares it with what is known of it.
 func (r *repository) fetchVerified(ctx context.Context, c *client, reference string, want model.Blob) ([]byte, digest.Digest, string, *failure) {
 	s := r.subject(c, "manifest "+reference)
-	data, header, f := r.read(ctx, c, s, "manifests", reference, acceptHeader(), maxManifest)
+	data, header, f := r.readManifest(ctx, c, s, reference)
 	if f != nil {
 		return nil, "", "", f
 	}

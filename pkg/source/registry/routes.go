@@ -12,12 +12,13 @@ import (
 // minutes at the least where registries leave the default; a shorter time here lets a revoked permission end a pull.
 const routeLife = 5 * time.Minute
 
-// routes remembers, for the life of a repository, where blobs are: which URL the registry redirected to, and which
-// mirrors do not have them.
+// routes remembers, for the life of a repository, where blobs are: which URL the registry redirected to, which mirrors
+// do not have them, and which have sent bytes.
 type routes struct {
 	mu      sync.Mutex
 	targets map[routeKey]target
 	missing map[routeKey]bool
+	served  map[routeKey]bool
 }
 
 type routeKey struct {
@@ -31,7 +32,7 @@ type target struct {
 }
 
 func newRoutes() *routes {
-	return &routes{targets: map[routeKey]target{}, missing: map[routeKey]bool{}}
+	return &routes{targets: map[routeKey]target{}, missing: map[routeKey]bool{}, served: map[routeKey]bool{}}
 }
 
 func (r *routes) target(c *client, d digest.Digest) *url.URL {
@@ -69,4 +70,26 @@ func (r *routes) lose(c *client, d digest.Digest) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.missing[routeKey{c, d}] = true
+}
+
+// serve notes that a mirror sends bytes of the blob.
+func (r *routes) serve(c *client, d digest.Digest) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.served[routeKey{c, d}] = true
+}
+
+// distrust loses all mirrors that have sent bytes of the blob, and returns them.
+func (r *routes) distrust(d digest.Digest) []*client {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []*client
+	for key := range r.served {
+		if key.digest == d {
+			r.missing[key] = true
+			delete(r.served, key)
+			out = append(out, key.client)
+		}
+	}
+	return out
 }

@@ -194,7 +194,7 @@ func open(t *testing.T, o registry.Options, ref model.Ref, cred model.Credential
 }
 
 // selectFirst takes the first manifest of an index.
-func selectFirst(index []byte, _ string) (source.Choice, error) {
+func selectFirst(index []byte, _ model.Selection) (source.Choice, error) {
 	var doc struct {
 		Manifests []struct {
 			MediaType string        `json:"mediaType"`

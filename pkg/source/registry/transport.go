@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -32,7 +33,7 @@ const (
 // for both, because token services and storage of a private registry have certificates of the same authority.
 // The client's certificate and skipped verification are for the host alone.
 func (s *Source) connections(c hostConfig, loopback bool) (own, other http.RoundTripper, err error) {
-	o, err := s.transport(c, loopback)
+	own, err = s.transport(c, reach{loopback: loopback, named: true})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -42,15 +43,11 @@ func (s *Source) connections(c hostConfig, loopback bool) (own, other http.Round
 	case c.base.Scheme == "https" && c.skipVerify:
 		s.warnOnce(c.base.Host, "its TLS certificates are not verified, because hosts.toml sets skip_verify; use \"ca\" instead")
 	}
-	if !c.skipVerify && len(c.clientFiles) == 0 {
-		return o, o, nil
-	}
 	c.skipVerify, c.clientFiles = false, nil
-	t, err := s.transport(c, loopback)
-	if err != nil {
+	if other, err = s.transport(c, reach{loopback: loopback}); err != nil {
 		return nil, nil, err
 	}
-	return o, t, nil
+	return own, other, nil
 }
 
 // warnOnce says, the first time for a host, that its connections are open to others.
@@ -65,8 +62,8 @@ func (s *Source) warnOnce(host, why string) {
 }
 
 // transport returns the connections for a set of TLS settings. Equal settings share them.
-func (s *Source) transport(c hostConfig, loopback bool) (*http.Transport, error) {
-	key, err := transportKey(c, loopback)
+func (s *Source) transport(c hostConfig, r reach) (http.RoundTripper, error) {
+	key, err := transportKey(c, r)
 	if err != nil {
 		return nil, err
 	}
@@ -87,10 +84,11 @@ func (s *Source) transport(c hostConfig, loopback bool) (*http.Transport, error)
 	http1.SetHTTP1(true)
 	t := &http.Transport{
 		Proxy:                  s.proxies.proxy,
-		DialContext:            dialer{guard: s.guard, proxies: s.proxies, loopback: loopback, timeout: timeout}.dial,
+		OnProxyConnectResponse: proxyAnswered,
+		DialContext:            dialer{guard: s.guard, proxies: s.proxies, reach: r, timeout: timeout}.dial,
 		TLSClientConfig:        config,
 		TLSHandshakeTimeout:    tlsTimeout,
-		ResponseHeaderTimeout:  headerTimeout,
+		ResponseHeaderTimeout:  cmp.Or(s.options.HeaderTimeout, headerTimeout),
 		IdleConnTimeout:        idleTimeout,
 		MaxIdleConnsPerHost:    idlePerHost,
 		MaxResponseHeaderBytes: maxHeaderBytes,
@@ -103,9 +101,9 @@ func (s *Source) transport(c hostConfig, loopback bool) (*http.Transport, error)
 }
 
 // transportKey identifies settings, and the state of the files that they name: a renewed certificate makes another key.
-func transportKey(c hostConfig, loopback bool) (string, error) {
+func transportKey(c hostConfig, r reach) (string, error) {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%t %t %s", loopback, c.skipVerify, c.dialTimeout)
+	fmt.Fprintf(&b, "%+v %t %s", r, c.skipVerify, c.dialTimeout)
 	files := append([]string(nil), c.caFiles...)
 	for _, pair := range c.clientFiles {
 		files = append(files, "", pair[0], pair[1])

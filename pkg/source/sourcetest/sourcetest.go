@@ -21,8 +21,8 @@ type Fixture struct {
 	Ref model.Ref
 	// Cred may read it.
 	Cred model.Credential
-	// Platform to resolve for.
-	Platform string
+	// Want is the selection to resolve for.
+	Want model.Selection
 	// Blob of the model with at least 16 bytes, and its content.
 	Blob    model.Blob
 	Content []byte
@@ -51,7 +51,7 @@ func (f Fixture) open(t *testing.T, ref model.Ref) source.Repository {
 }
 
 func (f Fixture) resolve(t *testing.T) {
-	snap, err := f.open(t, f.Ref).Resolve(t.Context(), f.Platform)
+	snap, err := f.open(t, f.Ref).Resolve(t.Context(), f.Want)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +61,7 @@ func (f Fixture) resolve(t *testing.T) {
 	if snap.MediaType == "" {
 		t.Error("the snapshot has no media type")
 	}
-	again, err := f.open(t, f.Ref.Pinned(snap.Digest)).Resolve(t.Context(), f.Platform)
+	again, err := f.open(t, f.Ref.Pinned(snap.Digest)).Resolve(t.Context(), f.Want)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,11 +71,16 @@ func (f Fixture) resolve(t *testing.T) {
 	if err := f.open(t, f.Ref).Check(t.Context(), snap.Digest); err != nil {
 		t.Errorf("Check of the resolved manifest: %v", err)
 	}
+	recalled := f.open(t, f.Ref)
+	source.Recall(recalled, snap)
+	if err := recalled.Check(t.Context(), snap.Digest); err != nil {
+		t.Errorf("Check of the recalled manifest: %v", err)
+	}
 }
 
 func (f Fixture) missing(t *testing.T) {
 	absent := digest.FromString("no such thing")
-	if _, err := f.open(t, f.Ref.Pinned(absent)).Resolve(t.Context(), f.Platform); !errors.Is(err, model.ErrNotFound) {
+	if _, err := f.open(t, f.Ref.Pinned(absent)).Resolve(t.Context(), f.Want); !errors.Is(err, model.ErrNotFound) {
 		t.Errorf("Resolve of an absent manifest: %v", err)
 	}
 	if err := f.open(t, f.Ref).Check(t.Context(), absent); !errors.Is(err, model.ErrNotFound) {
@@ -140,7 +145,7 @@ func (f Fixture) cancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	repo := f.open(t, f.Ref)
-	if _, err := repo.Resolve(ctx, f.Platform); !errors.Is(err, context.Canceled) {
+	if _, err := repo.Resolve(ctx, f.Want); !errors.Is(err, context.Canceled) {
 		t.Errorf("Resolve: %v", err)
 	}
 	if _, err := repo.ReadRange(ctx, f.Blob, 0, 1); !errors.Is(err, context.Canceled) {

@@ -7,10 +7,14 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/model-csi/model-csi/test/e2e/cluster"
 	"github.com/model-csi/model-csi/test/e2e/registry"
@@ -30,11 +34,26 @@ const (
 	ImageRepository = "model-csi.test/model-csi"
 )
 
-// Product is the product on a cluster, with a public registry and one that asks for a password.
+// What the release's values say of tenants.
+const (
+	// PullSecretsNamespace is the only namespace whose pods' image pull secrets are used for their models.
+	PullSecretsNamespace = "with-pull-secrets"
+	// RestrictedNamespace is the only one with a rule of its own, which denies DeniedPattern.
+	RestrictedNamespace = "restricted"
+	DeniedPattern       = "**/experimental/**"
+)
+
+// MirroredHost is the host of a registry that does not exist by this name: Mirror is asked for it first, then Public.
+const MirroredHost = "mirrored.example.com"
+
+// mirrorHeader is how mirrors such as Dragonfly's are told whom they stand for.
+const mirrorHeader = "X-Dragonfly-Registry"
+
+// Product is the product on a cluster, with a public registry, one that asks for a password, and a mirror.
 type Product struct {
 	*cluster.Cluster
-	Public, Private *registry.Registry
-	// Trust has the authority of both registries.
+	Public, Private, Mirror *registry.Registry
+	// Trust has the authority of all registries.
 	Trust *x509.CertPool
 	// ImageSize is the size of the image's archive in bytes.
 	ImageSize int64
@@ -73,6 +92,13 @@ func (p *Product) SetUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	p.Mirror, err = registry.Start(registry.Options{
+		Address: cluster.NodeIP + ":5002", TLS: tls, Dir: p.Dir("mirror"),
+		Want: http.Header{mirrorHeader: {"https://" + MirroredHost}},
+	})
+	if err != nil {
+		return err
+	}
 	if err := p.TrustRegistry(p.Public.Address); err != nil {
 		return err
 	}
@@ -81,13 +107,18 @@ func (p *Product) SetUp(ctx context.Context) error {
 			return fmt.Errorf("load the product's image: %w", err)
 		}
 	}
+	// The chart puts a Role into the namespace, which is the operator's to make.
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: PullSecretsNamespace}}
+	if _, err := p.Client.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{}); err != nil {
+		return fmt.Errorf("make a namespace: %w", err)
+	}
 	return p.Install(ctx, "v1")
 }
 
 // TearDown ends everything that SetUp started.
 func (p *Product) TearDown() error {
 	var err error
-	for _, r := range []*registry.Registry{p.Public, p.Private} {
+	for _, r := range []*registry.Registry{p.Public, p.Private, p.Mirror} {
 		if r != nil {
 			err = errors.Join(err, r.Close())
 		}
@@ -110,13 +141,18 @@ func Image(tag string) cluster.Image {
 func (p *Product) Install(ctx context.Context, tag string) error {
 	values := p.Dir("values.yaml")
 	var text strings.Builder
-	fmt.Fprintf(&text, "image: {repository: %s, tag: %s, pullPolicy: Never}\nlog: {level: debug}\nregistries:\n", ImageRepository, tag)
+	fmt.Fprintf(&text, "image: {repository: %s, tag: %s, pullPolicy: Never}\nlog: {level: debug}\n", ImageRepository, tag)
+	fmt.Fprintf(&text, "podPullSecrets: {namespaces: [%s]}\n", PullSecretsNamespace)
+	fmt.Fprintf(&text, "policy: {namespaces: {%s: {deny: [%q]}}}\nregistries:\n", RestrictedNamespace, DeniedPattern)
 	ca := strings.ReplaceAll(strings.TrimSpace(string(p.CA.PEM)), "\n", "\n      ")
 	for _, r := range []*registry.Registry{p.Public, p.Private} {
 		fmt.Fprintf(&text, "  %q:\n    ca: |\n      %s\n", r.Address, ca)
 	}
 	// The registry that the README's pod names is the public one, so that the pod runs here as it stands there.
 	fmt.Fprintf(&text, "  registry.example.com:\n    server: https://%s\n    ca: |\n      %s\n", p.Public.Address, ca)
+	fmt.Fprintf(&text, "  %s:\n    server: https://%s\n    ca: |\n      %s\n", MirroredHost, p.Public.Address, ca)
+	fmt.Fprintf(&text, "    mirrors:\n      - url: https://%s\n        headers: {%s: \"https://%s\"}\n        ca: |\n          %s\n",
+		p.Mirror.Address, mirrorHeader, MirroredHost, strings.ReplaceAll(ca, "\n", "\n    "))
 	if err := os.WriteFile(values, []byte(text.String()), 0o600); err != nil {
 		return err
 	}

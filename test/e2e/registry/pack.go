@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"path"
@@ -15,6 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/auth"
 )
@@ -138,6 +140,33 @@ func (r *Registry) PushArtifact(ctx context.Context, ca *x509.CertPool, reposito
 		m.Layers = append(m.Layers, layer)
 	}
 	return r.manifest(ctx, repo, tag, m)
+}
+
+// PushIndex pushes an index, byte for byte, whose manifests are in the repository already.
+func (r *Registry) PushIndex(ctx context.Context, ca *x509.CertPool, repository, tag string, index []byte) error {
+	repo, err := r.client(ca, repository)
+	if err != nil {
+		return err
+	}
+	d := v1.Descriptor{MediaType: v1.MediaTypeImageIndex, Digest: digest.FromBytes(index), Size: int64(len(index))}
+	if err := repo.PushReference(ctx, d, bytes.NewReader(index), tag); err != nil {
+		return fmt.Errorf("push the index %s: %w", repo.Reference, err)
+	}
+	return nil
+}
+
+// Manifest returns the bytes of what a tag leads to.
+func (r *Registry) Manifest(ctx context.Context, ca *x509.CertPool, repository, tag string) ([]byte, error) {
+	repo, err := r.client(ca, repository)
+	if err != nil {
+		return nil, err
+	}
+	d, body, err := repo.FetchReference(ctx, tag)
+	if err != nil {
+		return nil, fmt.Errorf("fetch %s:%s: %w", repo.Reference, tag, err)
+	}
+	data, err := content.ReadAll(body, d)
+	return data, errors.Join(err, body.Close())
 }
 
 // Tar is a tar of the files.

@@ -31,6 +31,8 @@ type Options struct {
 	Dir     string      // where blobs are kept
 	// User and Password are asked for with HTTP Basic authentication; an empty user admits everybody.
 	User, Password string
+	// Want is a header that requests for blobs must have, as mirrors of several registries ask for; others get 404.
+	Want http.Header
 }
 
 // Registry is a running registry.
@@ -105,11 +107,15 @@ func (r *Registry) Reference(repository, tag string) string {
 	return r.Address + "/" + repository + ":" + tag
 }
 
-// Throttle limits what is sent of a repository's blobs, all connections together. Zero lifts the limit.
+// Throttle limits what is sent of a repository's blobs, all connections together. Zero lifts the limit, also for answers
+// that are on their way.
 func (r *Registry) Throttle(repository string, bytesPerSecond int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.limiters, repository)
+	if old := r.limiters[repository]; old != nil {
+		old.SetLimit(rate.Inf)
+		delete(r.limiters, repository)
+	}
 	if bytesPerSecond > 0 {
 		r.limiters[repository] = rate.NewLimiter(rate.Limit(bytesPerSecond), chunk)
 	}
@@ -146,6 +152,12 @@ func (r *Registry) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	if !isAPI || !isBlob || q.Method != http.MethodGet || strings.HasPrefix(digest, "uploads/") {
 		r.app.ServeHTTP(w, q)
 		return
+	}
+	for name := range r.Want {
+		if q.Header.Get(name) != r.Want.Get(name) {
+			http.NotFound(w, q)
+			return
+		}
 	}
 	r.mu.Lock()
 	t := r.blobs[digest]

@@ -1,10 +1,12 @@
 package registry_test
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
+	"fmt"
 	"io"
 	"net/http"
 	"testing"
@@ -17,7 +19,7 @@ import (
 const repository = "models/test"
 
 // start starts a registry on loopback with one model in it, and returns a client that trusts it.
-func start(t *testing.T, user, password string, file registry.File) (*registry.Registry, *http.Client) {
+func start(t *testing.T, o registry.Options, file registry.File) (*registry.Registry, *http.Client) {
 	t.Helper()
 	ca, err := cluster.NewCA("test")
 	if err != nil {
@@ -27,7 +29,8 @@ func start(t *testing.T, user, password string, file registry.File) (*registry.R
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := registry.Start(registry.Options{Address: "127.0.0.1:0", TLS: server, Dir: t.TempDir(), User: user, Password: password})
+	o.Address, o.TLS, o.Dir = "127.0.0.1:0", server, t.TempDir()
+	r, err := registry.Start(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +60,7 @@ func get(t *testing.T, client *http.Client, r *registry.Registry, digest string)
 
 func TestCountsCorruptsAndThrottles(t *testing.T) {
 	file := registry.File{Path: "weights", Data: make([]byte, 64<<10)}
-	r, client := start(t, "", "", file)
+	r, client := start(t, registry.Options{}, file)
 	if status, got := get(t, client, r, file.Digest()); status != http.StatusOK || got != file.Digest() {
 		t.Fatalf("status %d, digest %s", status, got)
 	}
@@ -79,11 +82,54 @@ func TestCountsCorruptsAndThrottles(t *testing.T) {
 
 func TestAsksForThePassword(t *testing.T) {
 	file := registry.File{Path: "weights", Data: []byte("secret")}
-	r, client := start(t, "reader", "password", file)
+	r, client := start(t, registry.Options{User: "reader", Password: "password"}, file)
 	if status, _ := get(t, client, r, file.Digest()); status != http.StatusUnauthorized {
 		t.Errorf("without a password the status is %d", status)
 	}
 	if sent := r.Blob(file.Digest()); sent.Bytes != 0 {
 		t.Errorf("%d bytes were counted for a refusal", sent.Bytes)
+	}
+}
+
+func TestWantsItsHeader(t *testing.T) {
+	file := registry.File{Path: "weights", Data: []byte("mirrored")}
+	r, client := start(t, registry.Options{Want: http.Header{"X-Upstream": {"https://registry.example.com"}}}, file)
+	if status, _ := get(t, client, r, file.Digest()); status != http.StatusNotFound {
+		t.Errorf("without the header the status is %d", status)
+	}
+	if sent := r.Blob(file.Digest()); sent.Requests > 0 {
+		t.Errorf("%+v was counted for a request without the header", sent)
+	}
+}
+
+func TestIndex(t *testing.T) {
+	r, client := start(t, registry.Options{}, registry.File{Path: "weights", Data: []byte("of an index")})
+	trust := client.Transport.(*http.Transport).TLSClientConfig.RootCAs
+	manifest, err := r.Manifest(t.Context(), trust, repository, "v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	index := fmt.Appendf(nil, `{"schemaVersion":2,"manifests":[{"mediaType":%q,"digest":%q,"size":%d,"modelMetadata":{"a":1}}]}`,
+		"application/vnd.oci.image.manifest.v1+json", registry.File{Data: manifest}.Digest(), len(manifest))
+	if err := r.PushIndex(t.Context(), trust, repository, "all", index); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := r.Manifest(t.Context(), trust, repository, "all"); err != nil || !bytes.Equal(got, index) {
+		t.Errorf("the index came back as %s, %v", got, err)
+	}
+}
+
+func TestThrottleIsLifted(t *testing.T) {
+	file := registry.File{Path: "weights", Data: make([]byte, 256<<10)}
+	r, client := start(t, registry.Options{}, file)
+	r.Throttle(repository, 4<<10) // a minute for the blob
+	timer := time.AfterFunc(100*time.Millisecond, func() { r.Throttle(repository, 0) })
+	defer timer.Stop()
+	began := time.Now()
+	if status, got := get(t, client, r, file.Digest()); status != http.StatusOK || got != file.Digest() {
+		t.Errorf("status %d, digest %s", status, got)
+	}
+	if took := time.Since(began); took > 30*time.Second {
+		t.Errorf("an answer on its way took %s after the limit was lifted", took)
 	}
 }

@@ -1,0 +1,18 @@
+// Package cli tells what the commands do, as stories in testscript files that run the real binary against a real registry.
+//
+// Each file of testdata is one story. Besides testscript's own commands it has:
+//
+//	model DIR                a small model: safetensors in two shards, config.json, tokenizer, model card, code, a hidden file
+//	random FILE SIZE SEED    a file of so many random bytes, the same for the same seed
+//	sametree DIR DIR         fails unless both have the same files with the same content and execute bits
+//	registry NAME [option]   a registry whose address becomes $NAME. Options: tokens (bearer tokens for user and secret)
+//	fault METHOD KIND SKIP TIMES STATUS
+//	                         so many requests of a kind (upload, blob, manifest) at $REGISTRY get the status after so many
+//	slow METHOD KIND         the next such request at $REGISTRY is not answered while the story runs; awaitslow waits for it
+//	sent METHOD KIND N       fails unless so many requests of a kind were made since the last call, at $REGISTRY
+//	help FILE COMMAND...     compares a command's help with a golden file of testdata; go test -update writes it
+//	stdout2env VAR           the last line of the last stdout becomes a variable
+//
+// Every story starts with a registry of its own at $REGISTRY, and with $HOME and $DOCKER_CONFIG in its own directory.
+// On the PATH are model-csi, oras and crane.
+package cli

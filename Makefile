@@ -4,9 +4,10 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 IMAGE   ?= model-csi:$(VERSION)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 GOARCH  ?= $(shell go env GOARCH)
-# How long each fuzz target runs: a number of inputs (10000x) or a time (1m). The go command sometimes reports its own
-# deadline as a failure of the target, so the time is for people and the number for CI.
+# How long each fuzz target runs: a number of inputs (10000x) or a time (1m); which ones, and how many side by side.
 FUZZTIME ?= 10000x
+FUZZ     ?= .
+FUZZJOBS ?= 1
 # Modules besides the root: their dependencies stay out of the product's.
 MODULES := test hack test/e2e
 
@@ -25,9 +26,14 @@ help: ## List the targets
 build: ## Build bin/model-csi, a static binary
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/model-csi ./cmd/model-csi
 
-cross: ## Build bin/model-csi-linux-ARCH for every supported architecture
-	CGO_ENABLED=0 GOOS=linux GOARCH=amd64 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/model-csi-linux-amd64 ./cmd/model-csi
-	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/model-csi-linux-arm64 ./cmd/model-csi
+# On macOS there is no node: models are packed and looked at there.
+CROSS := $(addprefix cross-,linux-amd64 linux-arm64 darwin-amd64 darwin-arm64)
+cross: $(CROSS) ## Build bin/model-csi-SYSTEM-ARCH for every supported one
+	GOOS=darwin go vet ./cmd/model-csi
+
+.PHONY: $(CROSS)
+$(CROSS): cross-%:
+	CGO_ENABLED=0 GOOS=$(word 1,$(subst -, ,$*)) GOARCH=$(word 2,$(subst -, ,$*)) go build -trimpath -ldflags '$(LDFLAGS)' -o bin/model-csi-$* ./cmd/model-csi
 
 demo: build root ## Publish a model from a real registry over CSI, on this machine alone (root)
 	cd hack && go run ./demo -binary ../bin/model-csi
@@ -41,8 +47,8 @@ lint: $(GOLANGCI_LINT) ## Run golangci-lint, import rules included, over every m
 	$(GOLANGCI_LINT) run ./...
 	for m in $(MODULES); do (cd $$m && $(GOLANGCI_LINT) run ./...) || exit 1; done
 
-fuzz: ## Run every fuzz target for FUZZTIME (10000x, or a time such as 1m)
-	hack/fuzz.sh $(FUZZTIME)
+fuzz: ## Run the fuzz targets that match FUZZ for FUZZTIME (10000x, or a time such as 1m), FUZZJOBS at once
+	hack/fuzz.sh $(FUZZTIME) '$(FUZZ)' $(FUZZJOBS)
 
 image: ## Build the container image with docker buildx
 	docker buildx build --build-arg VERSION=$(VERSION) --tag $(IMAGE) --load .

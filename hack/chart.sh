@@ -49,6 +49,7 @@ refuse 'must not lie inside' --set rootDir=/var/lib
 refuse log/level --set log.level=loud
 refuse maxSurge --set updateStrategy.rollingUpdate.maxSurge=1
 refuse insecure --set 'registries.registry\.example\.com.insecure=true'
+refuse headers --set-json 'registries={"registry.example.com":{"mirrors":[{"url":"https://mirror.example.com","headers":{"X-Name":"a\nb"}}]}}'
 refuse propertyName --set 'registries.https://registry\.example\.com.ca='
 refuse image/repository --set image.repository=registry.example.com/model-csi:v1
 refuse tolerations --set 'tolerations[0].efect=NoSchedule'

@@ -22,11 +22,12 @@ const (
 	// hedgeShare is the part of what a host has delivered that may be asked for twice, and hedgeFree comes on top, in
 	// bytes, so that small models are helped, too.
 	hedgeShare = 0.02
-	hedgeFree  = 2 * maxSpan
+	hedgeFree  = maxSpan
 	// paceSamples is how many of the last responses are compared with, and paceKnown how many that takes at least.
 	paceSamples = 64
 	paceKnown   = 2
-	// paceUnit in bytes: shorter responses are taken for as long, because their time is mostly waiting.
+	// paceUnit is what samples are about, in bytes. Shorter responses than half of it are no samples: their time is mostly
+	// waiting, and says nothing about a host that is slow by the byte.
 	paceUnit = 1 << 20
 )
 
@@ -41,7 +42,10 @@ type pace struct {
 }
 
 func (p *pace) took(n int, d time.Duration) {
-	p.samples[p.count%paceSamples] = d.Seconds() * paceUnit / float64(max(n, paceUnit))
+	if n < paceUnit/2 {
+		return
+	}
+	p.samples[p.count%paceSamples] = d.Seconds() * paceUnit / float64(n)
 	p.count++
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/sha256"
 	"encoding"
+	"flag"
 	"fmt"
 	"hash"
 	"io"
@@ -247,8 +248,11 @@ func TestCosts(t *testing.T) {
 			if c.asked.Load() != asked || c.received.Load() != received || !result.Warm {
 				t.Error("the network was used")
 			}
-			// The runtime wakes its poller by writing 8 bytes; the smallest record has more than 64.
-			atMost("bytes written", warm.written, 64)
+			// The runtime wakes its poller by writing 8 bytes; the smallest record has more than 64. Where go test may
+			// remember results, this process also writes down which files it opens.
+			if f := flag.Lookup("test.testlogfile"); f == nil || f.Value.String() == "" {
+				atMost("bytes written", warm.written, 64)
+			}
 			// The records of the tag and the manifest, of 36 KiB.
 			atMost("bytes read", warm.read, 64<<10)
 			atMost("bytes hashed", hashed.Load(), 64<<10)

@@ -124,8 +124,8 @@ func checkPods(t *testing.T, ns string, objects []*unstructured.Unstructured, fi
 // yamlBlock is a fenced block of a document.
 var yamlBlock = regexp.MustCompile("(?s)\n```yaml\n(.*?)```")
 
-// TestDocumentation offers every whole object that the documentation shows to the API server, and renders the chart with
-// all values that it shows.
+// TestDocumentation offers to the API server what the documentation shows, whole objects and parts of pods, and renders
+// the chart with the values that it shows.
 func TestDocumentation(t *testing.T) {
 	var paths []string
 	for _, pattern := range []string{"/docs/*.md", "/charts/*/README.md"} {
@@ -153,11 +153,16 @@ func TestDocumentation(t *testing.T) {
 				continue
 			}
 			values := valuesOf(t, file)
+			if _, volumes := values["volumes"]; volumes {
+				shown["volumes"]++
+				t.Run(filepath.Base(path), func(t *testing.T) { apply(t, []*unstructured.Unstructured{podAround(values)}, true) })
+				continue
+			}
 			for key := range known {
 				delete(values, key)
 			}
 			if len(values) > 0 {
-				continue // a part of a pod, or another file
+				continue // another file
 			}
 			shown["values"]++
 			t.Run(filepath.Base(path), func(t *testing.T) {
@@ -167,9 +172,26 @@ func TestDocumentation(t *testing.T) {
 			})
 		}
 	}
-	if shown["objects"] == 0 || shown["values"] == 0 {
+	if shown["objects"] == 0 || shown["values"] == 0 || shown["volumes"] == 0 {
 		t.Errorf("the documentation shows too little: %v", shown)
 	}
+}
+
+// podAround is a pod of the volumes and variables that are shown of one.
+func podAround(part map[string]any) *unstructured.Unstructured {
+	container := map[string]any{"name": "main", "image": cluster.BusyboxName}
+	if env, ok := part["env"]; ok {
+		container["env"] = env
+	}
+	spec := map[string]any{"containers": []any{container}}
+	for key, value := range part {
+		if key != "env" {
+			spec[key] = value
+		}
+	}
+	return &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "v1", "kind": "Pod", "metadata": map[string]any{"name": "documented"}, "spec": spec,
+	}}
 }
 
 // valuesOf reads the mapping in a YAML file.

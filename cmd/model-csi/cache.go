@@ -45,7 +45,7 @@ func printResult(w io.Writer, output string, value any, text func(io.Writer) err
 		e.SetIndent("", "  ")
 		return e.Encode(value)
 	}
-	return fmt.Errorf("output %q must be text or json", output)
+	return usagef("--output %q must be text or json", output)
 }
 
 func newCacheCommand() *cobra.Command {
@@ -79,7 +79,7 @@ its cache-reserve.`,
 			if free != "" {
 				b, err := config.ParseBytes(free)
 				if err != nil {
-					return fmt.Errorf("--free: %w", err)
+					return usagef("--free: %w", err)
 				}
 				want = store.Room{Bytes: int64(b)}
 			}

@@ -147,7 +147,7 @@ func newVerifyCommand() *cobra.Command {
 		Short: "Read every cached byte and compare it with its digest",
 		Long: `Read the whole cache from disk and compare every file with its digest. It reads past the page cache, so that running pods
 keep theirs. What is damaged is taken out of the cache: the next pod that asks has it fetched again; pods that have it
-mounted keep what they have and should be restarted. The exit code is 1 when something was damaged.`,
+mounted keep what they have and should be restarted. The exit code is 3 when something was damaged.`,
 		Example: `  model-csi cache verify
   model-csi cache verify --rate 200Mi`,
 		Args: cobra.NoArgs,
@@ -156,7 +156,7 @@ mounted keep what they have and should be restarted. The exit code is 1 when som
 			if rate != "" {
 				var err error
 				if limit, err = config.ParseBytes(rate); err != nil {
-					return fmt.Errorf("--rate: %w", err)
+					return usagef("--rate: %w", err)
 				}
 			}
 			var at latest
@@ -167,13 +167,13 @@ mounted keep what they have and should be restarted. The exit code is 1 when som
 				return err
 			}
 			if err := t.print(cmd.OutOrStdout(), v, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "%d files, %s read: %d damaged\n%s", v.Blobs, bytesText(v.Bytes), len(v.Damaged), lines(v.Damaged))
+				_, err := fmt.Fprintf(w, "%d files, %s read: %d damaged and taken out of the cache\n%s", v.Blobs, bytesText(v.Bytes), len(v.Damaged), lines(v.Damaged))
 				return err
 			}); err != nil {
 				return err
 			}
 			if len(v.Damaged) > 0 {
-				return fmt.Errorf("%d cached files were damaged and taken out of the cache: %w", len(v.Damaged), model.ErrCorrupt)
+				return errFindings
 			}
 			return nil
 		},

@@ -120,8 +120,15 @@ others over TLS; ` + "`--registry-config-dir`" + ` takes containerd's hosts.toml
 On a terminal progress is drawn as bars, elsewhere as a line now and then; ` + "`--quiet`" + ` shows none. Results go to standard output,
 everything else to standard error. ` + "`-o json`" + ` is for programs.
 
-Exit codes: 0 is done, 1 a failure that standard error tells, 2 a command line that is wrong, 3 a validation that has found
-errors, 130 an interruption by a signal.
+Every command ends with one of these codes:
+
+| exit code | meaning |
+| --- | --- |
+| 0 | done |
+| 1 | it failed; standard error says why, and what to do |
+| 2 | the command line is wrong: an unknown flag, a missing argument, a value or reference that cannot be read |
+| 3 | ` + "`validate` or `cache verify`" + ` did its work and found something wrong |
+| 130 | a signal ended it, such as Ctrl-C; what is there stays, and the same command goes on from it |
 
 Shell completion: ` + "`source <(model-csi completion bash)`" + `, or zsh, fish and powershell.
 `

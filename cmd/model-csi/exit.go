@@ -14,7 +14,7 @@ const (
 	exitError = 1
 	// exitUsage: the command line itself is wrong.
 	exitUsage = 2
-	// exitFindings: the command did its work and found what it was to look for.
+	// exitFindings: the command did its work, and validate or cache verify found something wrong.
 	exitFindings = 3
 	// exitInterrupted: a signal ended the command.
 	exitInterrupted = 130

@@ -157,12 +157,10 @@ func remoteFiles(ctx context.Context, a *pull.Artifact, tree model.Tree) (out []
 		if f.Mode.IsDir() {
 			continue
 		}
-		content, err := f, error(nil)
-		if f.Mode&fs.ModeSymlink != 0 {
+		content, err := lookup(tree, f.Path)
+		if err != nil {
 			// A link to a directory shows files that are there under their own names, and one that leads nowhere shows none.
-			if content, err = lookup(tree, f.Path); err != nil {
-				continue
-			}
+			continue
 		}
 		mode := fs.FileMode(importedFile)
 		if content.Executable() {

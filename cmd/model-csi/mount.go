@@ -34,6 +34,9 @@ It needs root.`,
   model-csi mount --set include='*.gguf' --set exec=true hf://Qwen/Qwen3-8B-GGUF /mnt/qwen3`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := readable(args[0], ""); err != nil {
+				return err
+			}
 			directory, err := filepath.Abs(args[1])
 			if err != nil {
 				return err

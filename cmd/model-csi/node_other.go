@@ -19,7 +19,7 @@ func newUnmountCommand() *cobra.Command {
 	return linuxOnly("unmount", "Unmount what mount has mounted")
 }
 
-// linuxOnly stands where a command is on Linux, and says why it is not here.
+// linuxOnly stands where a command is on Linux, and says why it is not here. Help does not list it.
 func linuxOnly(name, short string) *cobra.Command {
 	return &cobra.Command{
 		Use:                name,
@@ -27,6 +27,7 @@ func linuxOnly(name, short string) *cobra.Command {
 		Long:               short + ". It mounts, so it runs on Linux only.",
 		Args:               cobra.ArbitraryArgs,
 		DisableFlagParsing: true,
+		Hidden:             true,
 		RunE: func(*cobra.Command, []string) error {
 			return fmt.Errorf("%s mounts, which this program cannot do on %s: %w", name, runtime.GOOS, model.ErrUnsupported)
 		},

@@ -28,6 +28,9 @@ when space is needed and nothing uses it. When the command is interrupted the pu
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.Reference = args[0]
+			if err := readable(f.Reference, f.Variant); err != nil {
+				return err
+			}
 			return prefetch(cmd, t, f, login, quiet)
 		},
 	}
@@ -65,6 +68,17 @@ func prefetch(cmd *cobra.Command, t target, f admin.Fetch, login, quiet bool) er
 		_, err := fmt.Fprintf(w, "%s %s: %d files, %s, %s\n", out.Reference, how, out.Files, bytesText(out.Bytes), out.Digest)
 		return err
 	})
+}
+
+// readable finds mistakes in what a person wrote before the daemon is asked.
+func readable(reference, variant string) error {
+	if _, err := model.ParseRef(reference); err != nil {
+		return &usageError{err}
+	}
+	if _, err := model.ParseSelection(variant); err != nil {
+		return usagef("--variant: %w", err)
+	}
+	return nil
 }
 
 // addLogin finds the person's own login for the registry.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"strings"
@@ -150,4 +149,4 @@ func (o *lookOptions) files(cmd *cobra.Command, args []string, do func(model.Tre
 }
 
 // quietLogger drops what a daemon would log: at a terminal errors are returned and progress is shown.
-func quietLogger() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+func quietLogger() *slog.Logger { return slog.New(slog.DiscardHandler) }

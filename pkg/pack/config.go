@@ -103,6 +103,11 @@ func (c *Config) Inherit(config []byte) {
 	if !paramSizePattern.MatchString(merged.Model.ParamSize) {
 		merged.Model.ParamSize = c.Model.ParamSize
 	}
+	abilities := &merged.Capabilities
+	unknown := func(s string) bool { return checkModality(s) != nil }
+	abilities.InputTypes = slices.DeleteFunc(slices.Clone(abilities.InputTypes), unknown)
+	abilities.OutputTypes = slices.DeleteFunc(slices.Clone(abilities.OutputTypes), unknown)
+	abilities.Languages = slices.DeleteFunc(slices.Clone(abilities.Languages), func(s string) bool { return !languagePattern.MatchString(s) })
 	*c = merged
 }
 

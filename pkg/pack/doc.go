@@ -5,6 +5,9 @@
 // [Target] as a layer of its own, and at last the config and the manifest. A target is a repository of a registry or a
 // [Layout] on disk. Files are read where they lie: there is no second copy, whatever their size.
 //
+// [Files] is the same for files of another artifact, which pass from there to the target, and [Copy] brings an artifact to
+// another place as it is.
+//
 // The same directory gives the same digest, on every machine and whenever it is packed: layers are ordered by category
 // and path, owners and times are constant, and nothing that depends on where the artifact goes is written into it.
 //

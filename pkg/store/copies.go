@@ -29,7 +29,7 @@ const (
 	// copyBurst is how long that part may be saved up.
 	copyBurst = 500 * time.Millisecond
 	// copyIdle is the part of the processors that must have had nothing to do lately for a copy to be made at all.
-	copyIdle = 1.0 / 4
+	copyIdle = 1.0 / 2
 	// idleEvery is how often that is looked at.
 	idleEvery = 200 * time.Millisecond
 )

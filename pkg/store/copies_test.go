@@ -35,7 +35,7 @@ func TestCopyBudget(t *testing.T) {
 	if b.allows() {
 		t.Fatal("the machine is looked at too often")
 	}
-	pass(time.Second, 0.3)
+	pass(time.Second, 0.6)
 	if !b.allows() {
 		t.Fatal("no copy is allowed on a machine that has time")
 	}

@@ -260,7 +260,7 @@ func countRequests(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func compareHelp(ts *testscript.TestScript, neg bool, args []string) {
-	check(ts, neg, args, 1, "help FILE COMMAND...")
+	check(ts, neg, args, 1, "help FILE [COMMAND...]")
 	ts.Check(ts.Exec("model-csi", append(args[1:], "--help")...))
 	got := ts.ReadFile("stdout")
 	golden := filepath.Join(goldenDir, args[0])

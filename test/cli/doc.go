@@ -12,6 +12,15 @@
 //	sent METHOD KIND N       fails unless so many requests of a kind were made since the last call, at $REGISTRY
 //	help FILE COMMAND...     compares a command's help with a golden file of testdata; go test -update writes it
 //	stdout2env VAR           the last line of the last stdout becomes a variable
+//	artifact GENERATION PACKING DIR REPOSITORY:TAG
+//	                         pushes a directory as other producers do, to $REGISTRY; ollama and index are of the same kind
+//	hub DIR ORG/NAME [TOKEN] a Hugging Face Hub at $HF_ENDPOINT with the files, for everybody or for the token
+//	stall FILE AFTER         downloads of the file's bytes at $REGISTRY stop after so many, until unstall
+//	pace BYTES               $REGISTRY sends so much a second on each connection
+//	received AT-MOST         fails if $REGISTRY sent more bytes of blobs since the last call of received or sent
+//	daemon [FLAG...]         a node with its state at $ROOT; publish VOLUME REFERENCE [ATTRIBUTE=VALUE...], which gives up after
+//	                         two seconds where it is to fail, and unpublish VOLUME ask it as kubelet does, at $TARGET
+//	everybody                opens the story's directory and the binaries to other users
 //
 // Every story starts with a registry of its own at $REGISTRY, and with $HOME and $DOCKER_CONFIG in its own directory.
 // On the PATH are model-csi, oras and crane.

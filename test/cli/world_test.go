@@ -24,7 +24,7 @@ import (
 // What a story needs besides a registry: a node, a Hub, artifacts of other producers.
 var worldCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"daemon": startDaemon, "publish": publish, "unpublish": unpublish, "hub": startHub, "artifact": pushArtifact,
-	"ollama": pushOllama, "index": pushIndex, "stall": stallBlob, "unstall": endStall, "received": countBytes, "everybody": forEverybody,
+	"ollama": pushOllama, "index": pushIndex, "stall": stallBlob, "unstall": endStall, "received": countBytes, "pace": setPace, "everybody": forEverybody,
 }
 
 // nodeKey is where a story keeps its node.
@@ -41,7 +41,6 @@ func startDaemon(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Defer(n.Kill)
 	*ts.Value(nodeKey{}).(**node.Node) = n
 	ts.Setenv("ROOT", n.Root())
-	ts.Setenv("PODS", filepath.Join(dir, "pods"))
 }
 
 // publish asks as kubelet does, once, and waits for two seconds; a volume that is pulled for longer is left to be pulled.
@@ -59,7 +58,9 @@ func publish(ts *testscript.TestScript, neg bool, args []string) {
 		ctx, cancel = context.WithTimeout(context.Background(), time.Minute)
 	}
 	defer cancel()
-	err := (*ts.Value(nodeKey{}).(**node.Node)).Publish(ctx, node.Volume{ID: args[0], Attributes: attributes})
+	n := *ts.Value(nodeKey{}).(**node.Node)
+	err := n.Publish(ctx, node.Volume{ID: args[0], Attributes: attributes})
+	ts.Setenv("TARGET", n.Target(args[0]))
 	if neg != (err != nil) {
 		ts.Fatalf("publish: %v", err)
 	}
@@ -118,7 +119,9 @@ func pushArtifact(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 }
 
-func host(ts *testscript.TestScript) string { return ts.Value(registryKey{}).(*registry.Registry).Host() }
+func host(ts *testscript.TestScript) string {
+	return ts.Value(registryKey{}).(*registry.Registry).Host()
+}
 
 func marshal(ts *testscript.TestScript, v any) []byte {
 	b, err := json.Marshal(v)
@@ -175,6 +178,11 @@ func stallBlob(ts *testscript.TestScript, neg bool, args []string) {
 	*ts.Value(stallKey{}).(**registry.Injection) = r.Inject(registry.Rule{
 		Method: "GET", Kind: registry.KindBlob, Reference: digest.FromString(ts.ReadFile(args[0])).String(),
 	}, registry.Stall(int64(number(ts, args[1]))))
+}
+
+func setPace(ts *testscript.TestScript, neg bool, args []string) {
+	check(ts, neg, args, 1, "pace BYTES-A-SECOND")
+	ts.Value(registryKey{}).(*registry.Registry).SetPace(number(ts, args[0]))
 }
 
 func endStall(ts *testscript.TestScript, neg bool, args []string) {

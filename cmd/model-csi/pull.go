@@ -15,6 +15,9 @@ import (
 	"github.com/model-csi/model-csi/pkg/view"
 )
 
+// movingMark stands in partialDir while finished files are moved out of it.
+const movingMark = "moving"
+
 // partialDir holds what a pull has so far, in the directory that it fills.
 const partialDir = ".model-csi-partial"
 
@@ -111,6 +114,9 @@ func emptyTarget(dir string) error {
 	if err != nil {
 		return err
 	}
+	if _, err := os.Lstat(filepath.Join(dir, partialDir, movingMark)); err == nil {
+		return nil // an earlier pull was stopped while it moved its files here
+	}
 	for _, e := range entries {
 		if e.Name() != partialDir {
 			return fmt.Errorf("%s is not empty: it has %q; name a new directory: %w", dir, e.Name(), model.ErrConflict)
@@ -132,8 +138,20 @@ func export(dir string, s *session, tree model.Tree) error {
 	if err != nil {
 		return err
 	}
+	mark := filepath.Join(dir, partialDir, movingMark)
+	_, statErr := os.Lstat(mark)
+	again := statErr == nil
+	if err := os.WriteFile(mark, nil, 0o600); err != nil {
+		return err
+	}
 	for _, e := range entries {
-		if err := os.Rename(filepath.Join(aside, e.Name()), filepath.Join(dir, e.Name())); err != nil {
+		to := filepath.Join(dir, e.Name())
+		if again { // what stands there was moved before the earlier pull was stopped
+			if err := os.RemoveAll(to); err != nil {
+				return err
+			}
+		}
+		if err := os.Rename(filepath.Join(aside, e.Name()), to); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -35,6 +36,19 @@ func (r *report) document(dir string) error {
 		os.WriteFile(file, []byte(before+beginFigure+r.markdown()+endFigure+after), 0o644),
 		os.WriteFile(filepath.Join(dir, picture), r.chart(), 0o644),
 	)
+}
+
+// documentFrom does so with a report that was written before.
+func documentFrom(file, dir string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	var r report
+	if err := json.Unmarshal(text, &r); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	return r.document(dir)
 }
 
 // markdown is the report as tables, one for each shape.

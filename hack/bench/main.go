@@ -27,6 +27,7 @@ type options struct {
 	dir    string
 	out    string
 	docs   string
+	from   string
 	scale  float64
 }
 
@@ -40,6 +41,7 @@ func main() {
 	flag.StringVar(&o.dir, "dir", "", "`directory` on the disk to write to (default: the temporary directory)")
 	flag.StringVar(&o.out, "out", "../dist/bench", "`directory` for bench.json and bench.svg")
 	flag.StringVar(&o.docs, "docs", "", "`directory` with performance.md, to write the figures and the chart into")
+	flag.StringVar(&o.from, "from", "", "bench.json `file` to write into -docs, instead of measuring")
 	flag.Float64Var(&o.scale, "scale", 1, "factor on the size of all models, to try things out")
 	flag.Parse()
 	o.shapes, o.tools = list(shapes, shapeNames()), list(tools, toolNames())
@@ -67,6 +69,9 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	if o.out, err = filepath.Abs(o.out); err != nil {
 		return err
+	}
+	if o.from != "" {
+		return documentFrom(o.from, o.docs)
 	}
 	work, err := os.MkdirTemp(o.dir, "model-csi-bench-")
 	if err != nil {

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// A range that takes much longer than others is asked for a second time, on another connection; whichever is complete
-// first counts. It is for the one connection that has died without saying so, or leads to the one slow server behind a
+// A range that takes much longer than others, and of which nothing has come lately, is asked for a second time, on another
+// connection; whichever is complete first counts. It is for the one connection that has died without saying so, or leads to the one slow server behind a
 // name, while the host as a whole is well. It must not add to the load of a host that has too much of it.
 const (
 	// hedgeAfter is how long any range may take before it can be asked for again.
@@ -153,11 +153,21 @@ func (h *hedge) run(ctx context.Context, c *connection, off int64, buf []byte, e
 func (h *hedge) due(ctx context.Context, c *connection, length int) bool {
 	tick := time.NewTicker(hedgeLook)
 	defer tick.Stop()
+	still := time.Duration(0) // for how long nothing has come
+	if c.got.Load() == 0 {
+		still = hedgeAfter
+	}
 	for elapsed := hedgeAfter; ; elapsed += hedgeLook {
+		before := h.from
 		h.from = int(c.got.Load())
-		if rest := length - h.from; rest > 0 && c.f.host.beginHedge(length, int64(rest), elapsed) {
+		if h.from != before {
+			still = 0
+		}
+		// Bytes that keep coming, however slowly, would come no faster to somebody else: the link or a quota sets the pace.
+		if rest := length - h.from; rest > 0 && still >= hedgeAfter && c.f.host.beginHedge(length, int64(rest), elapsed) {
 			return true
 		}
+		still += hedgeLook
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

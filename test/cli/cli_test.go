@@ -131,6 +131,8 @@ func number(ts *testscript.TestScript, s string) int {
 	return n
 }
 
+// makeModel gives every story a model of its own: stories run at the same time, and a node does not evict what is mounted
+// on the machine, whosever volume it is.
 func makeModel(ts *testscript.TestScript, neg bool, args []string) {
 	check(ts, neg, args, 1, "model DIR")
 	dir := ts.MkAbs(args[0])
@@ -141,7 +143,7 @@ func makeModel(ts *testscript.TestScript, neg bool, args []string) {
 		header, err := json.Marshal(map[string]any{tensor: map[string]any{"dtype": "BF16", "shape": []int{600, 500}, "data_offsets": []int{0, 600_000}}})
 		ts.Check(err)
 		content := binary.LittleEndian.AppendUint64(nil, uint64(len(header)))
-		write(ts, dir, file, append(append(content, header...), random(600_000, file)...), 0o644)
+		write(ts, dir, file, append(append(content, header...), random(600_000, ts.Name()+file)...), 0o644)
 		shards[tensor] = file
 	}
 	index, err := json.Marshal(map[string]any{"weight_map": shards})

@@ -2,7 +2,7 @@
 //
 // Each file of testdata is one story. Besides testscript's own commands it has:
 //
-//	model DIR                a small model: safetensors in two shards, config.json, tokenizer, model card, code, a hidden file
+//	model DIR                a small model, another one in every story: safetensors in two shards, config.json, tokenizer, model card, code, a hidden file
 //	random FILE SIZE SEED    a file of so many random bytes, the same for the same seed
 //	sametree DIR DIR         fails unless both have the same files with the same content and execute bits
 //	registry NAME [option]   a registry whose address becomes $NAME. Options: tokens (bearer tokens for user and secret)

@@ -150,7 +150,7 @@ func New(o Options) *Engine {
 	return &Engine{
 		opts: o, log: o.Logger,
 		buffers:  newPool(o.Memory),
-		hosts:    newHosts(o.Connections),
+		hosts:    newHosts(o.Connections, o.Memory/2),
 		archives: semaphore.NewWeighted(maxArchives),
 		window:   semaphore.NewWeighted(1),
 	}

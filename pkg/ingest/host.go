@@ -11,52 +11,68 @@ import (
 const (
 	// firstConnections is what a host gets before anything is known about it.
 	firstConnections = 4
-	// measureEvery is how often the number of connections is reconsidered.
-	measureEvery = time.Second
-	// growth is how much more throughput a further connection must have brought for another one to be tried.
-	growth = 1.05
+	// measureAfter is how long the throughput is measured at least before the number of connections is reconsidered, and
+	// measureRounds how many responses on each of them that takes, unless they take longer than measureLatest.
+	measureAfter  = 200 * time.Millisecond
+	measureLatest = time.Second
+	measureRounds = 2
+	// growth is how much more throughput twice the connections must have brought to be kept.
+	growth = 1.25
+	// tryAgain is how long a host keeps its number of connections when twice as many have brought nothing.
+	tryAgain = 10 * time.Second
 	// forgetNoRanges is when a server that ignored a range is given another chance.
 	forgetNoRanges = 10 * time.Minute
 )
 
 // hosts holds what was learned about each server.
 type hosts struct {
-	max int
+	max    int
+	memory int64 // what one host may hold, in bytes
 
 	mu     sync.Mutex // guards byName
 	byName map[string]*host
 }
 
-func newHosts(limit int) *hosts { return &hosts{max: limit, byName: make(map[string]*host)} }
+func newHosts(limit int, memory int64) *hosts {
+	return &hosts{max: limit, memory: memory, byName: make(map[string]*host)}
+}
 
 func (h *hosts) get(name string) *host {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.byName[name] == nil {
-		h.byName[name] = &host{limit: min(firstConnections, h.max), max: h.max}
+		h.byName[name] = &host{limit: min(firstConnections, h.max), max: h.max, memory: h.memory}
 	}
 	return h.byName[name]
 }
 
-// host limits the requests under way to one server. The limit grows while growing brings throughput, and is halved
-// when the server says that it is too much. A pause that the server asked for holds back everybody's next request.
+// host limits the requests under way to one server. The limit is doubled while that brings throughput, goes back where it
+// brought none, and is halved when the server says that it is too much. A pause that the server asked for holds back
+// everybody's next request.
 type host struct {
 	max     int
+	memory  int64
 	buffers share // guarded by the pool
 
 	mu       sync.Mutex // guards what follows
 	limit    int
 	active   int
-	starved  bool // somebody had to wait since the last measurement
 	until    time.Time
 	queue    []chan struct{} // those who wait for a place, oldest first; closed when they have it
 	pausing  bool            // a timer runs for the end of the pause
 	noRanges time.Time       // until when the server is not asked for ranges
-	bytes    int64
-	since    time.Time
-	best     float64
-	rate     float64 // bytes a second of one response, smoothed; 0 while unknown
+	rate     float64         // bytes a second of one response, smoothed; 0 while unknown
 	pace     pace
+
+	// What is measured since the limit was last reconsidered.
+	since     time.Time
+	bytes     int64
+	responses int
+	starved   bool // somebody had to wait
+	// What the limit is compared with.
+	before int       // the limit that was doubled to try the present one; 0 when none is tried
+	best   float64   // bytes a second with that
+	calm   time.Time // until when nothing is tried
 }
 
 // acquire waits for a place. Give it back with release.
@@ -120,7 +136,7 @@ func (h *host) admit() {
 	h.starved = h.starved || len(h.queue) > 0
 }
 
-// delivered counts bytes that arrived and reconsiders the limit once a second.
+// delivered counts bytes that arrived, and reconsiders the limit when enough is known.
 func (h *host) delivered(n int) {
 	now := time.Now()
 	h.mu.Lock()
@@ -131,16 +147,29 @@ func (h *host) delivered(n int) {
 	h.bytes += int64(n)
 	h.pace.delivered += int64(n)
 	elapsed := now.Sub(h.since)
-	if elapsed < measureEvery {
+	if elapsed < measureAfter || elapsed < measureLatest && h.responses < measureRounds*h.limit {
 		return
 	}
-	rate := float64(h.bytes) / elapsed.Seconds()
-	if h.starved && rate > h.best*growth && h.limit < h.max {
-		h.best = rate
-		h.limit = min(h.limit*2, h.max)
-		h.admit()
+	h.measured(float64(h.bytes)/elapsed.Seconds(), now)
+	h.bytes, h.responses, h.since, h.starved = 0, 0, now, false
+	h.admit()
+}
+
+// measured decides on the limit, given the bytes a second that came since the last decision. The caller holds mu.
+func (h *host) measured(rate float64, now time.Time) {
+	tried := h.before > 0
+	switch {
+	case !h.starved:
+		h.before = 0 // nobody wanted more: it says nothing about what more would bring
+	case tried && rate < h.best*growth:
+		h.limit, h.before = h.before, 0
+		h.calm = now.Add(tryAgain)
+	case h.limit == h.max || !tried && now.Before(h.calm):
+		h.before = 0
+	default:
+		h.best, h.before = rate, h.limit
+		h.limit = min(2*h.limit, h.max)
 	}
-	h.bytes, h.since, h.starved = 0, now, false
 }
 
 const (
@@ -150,21 +179,27 @@ const (
 	slowSpan = 1 << 20
 )
 
-// span is how much to ask for at once, in bytes: what one response delivers in about a second. So the memory that a
-// host ties up follows its speed, and one that trickles takes little from the others.
+// span is how much to ask for at once, in bytes: what one response delivers in about a second, as far as all that are
+// under way at once fit into memory. So the memory that a host ties up follows its speed, and one that trickles takes
+// little from the others.
 func (h *host) span() int64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.rate == 0 {
 		return firstSpan
 	}
-	return max(slowSpan, int64(class(int64(min(h.rate, maxSpan)))))
+	span := int64(class(int64(min(h.rate, maxSpan))))
+	for span > slowSpan && span*int64(h.limit) > h.memory {
+		span /= 2
+	}
+	return max(slowSpan, span)
 }
 
 // took notes how long one response needed for n bytes.
 func (h *host) took(n int, d time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.responses++
 	h.pace.took(n, d)
 	if n < minSpan {
 		return // says more about the latency than about the speed
@@ -181,8 +216,7 @@ func (h *host) took(n int, d time.Duration) {
 func (h *host) refused(pause time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.limit = max(1, h.limit/2)
-	h.best = 0
+	h.limit, h.before = max(1, h.limit/2), 0
 	h.pace.refused = time.Now()
 	if until := time.Now().Add(pause); until.After(h.until) {
 		h.until = until

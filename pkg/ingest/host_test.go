@@ -13,7 +13,7 @@ import (
 // TestHostQueue gives places in the order in which they were asked for, to those who still want one.
 func TestHostQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := newHosts(1).get("h")
+		h := newHosts(1, maxSpan).get("h")
 		if err := h.acquire(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -102,4 +102,63 @@ func TestSlowDisk(t *testing.T) {
 		}
 		checkIdle(t, e)
 	})
+}
+
+// TestConnectionsFollowThroughput gives a host the connections that bring something, and no more.
+func TestConnectionsFollowThroughput(t *testing.T) {
+	const each = 100e6 // what one connection brings
+	tests := []struct {
+		name string
+		rate func(connections int) float64
+		idle bool // nobody waits
+		want []int
+	}{
+		{"each connection is limited", func(n int) float64 { return each * float64(n) }, false, []int{8, 16, 16, 16}},
+		{"the link is limited", func(int) float64 { return each }, false, []int{8, 4, 4, 4}},
+		{"the link is limited above eight", func(n int) float64 { return each * float64(min(n, 8)) }, false, []int{8, 16, 8, 8}},
+		{"nobody wants more", func(n int) float64 { return each * float64(n) }, true, []int{4, 4, 4, 4}},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			h := newHosts(16, 64<<20).get("h")
+			now := time.Now()
+			var got []int
+			for range tc.want {
+				h.starved = !tc.idle
+				now = now.Add(measureAfter)
+				h.measured(tc.rate(h.limit), now)
+				got = append(got, h.limit)
+			}
+			if !slices.Equal(got, tc.want) {
+				t.Fatalf("limits are %v, want %v", got, tc.want)
+			}
+			if tc.idle {
+				return
+			}
+			// What brought nothing is tried again after a while, and given up again after one look.
+			before := h.limit
+			h.starved = true
+			h.measured(tc.rate(h.limit), now.Add(tryAgain))
+			if want := min(2*before, 16); h.limit != want {
+				t.Errorf("after a while the limit is %d, want %d", h.limit, want)
+			}
+		})
+	}
+}
+
+// TestSpansShareTheMemory lets as many ranges be under way at once as there are connections.
+func TestSpansShareTheMemory(t *testing.T) {
+	h := newHosts(64, 64<<20).get("h")
+	if got := h.span(); got != firstSpan {
+		t.Errorf("the first span has %d bytes", got)
+	}
+	h.rate = 1e9
+	for limit, want := range map[int]int64{1: maxSpan, 4: maxSpan, 8: 8 << 20, 16: 4 << 20, 64: slowSpan} {
+		if h.limit = limit; h.span() != want {
+			t.Errorf("with %d connections a span has %d bytes, want %d", limit, h.span(), want)
+		}
+	}
+	if h.limit, h.rate = 4, 10; h.span() != slowSpan {
+		t.Errorf("of a slow host a span has %d bytes", h.span())
+	}
 }

@@ -22,7 +22,7 @@ const (
 	// layersAtOnce: two large blobs keep two cores busy with hashing; more share the same connections.
 	layersAtOnce = 4
 	// smallLayersAtOnce applies to blobs below smallLayer bytes, whose cost is waiting and not bytes.
-	smallLayersAtOnce = 64
+	smallLayersAtOnce = 128
 	smallLayer        = 1 << 20
 )
 

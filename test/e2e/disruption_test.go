@@ -51,7 +51,7 @@ func checkReader(t *testing.T, pod *corev1.Pod) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.UID != pod.UID || got.Status.ContainerStatuses[0].RestartCount > 0 {
+	if got.UID != pod.UID || mainContainer(got).RestartCount > 0 {
 		t.Fatalf("pod %s is not the one that was started: %+v", pod.Name, got.Status)
 	}
 }
@@ -244,7 +244,7 @@ func waitRestarted(t *testing.T, pod *corev1.Pod) {
 		if err != nil {
 			return err
 		}
-		s := got.Status.ContainerStatuses[0]
+		s := mainContainer(got)
 		if s.RestartCount == 0 || s.State.Running == nil {
 			return fmt.Errorf("restarts %d, state %+v", s.RestartCount, s.State)
 		}
@@ -285,7 +285,7 @@ func uninstall(t *testing.T) {
 	ns, files := namespace(t), newModel(50, 1<<20)
 	reference := push(t, env.Public, "models/uninstall", files)
 	reader := startReader(t, ns, "reader", reference, files)
-	if _, err := env.Helm(t.Context(), "uninstall", product.ReleaseName, "--wait", "--timeout", "60s"); err != nil {
+	if _, err := env.Helm(t.Context(), "uninstall", product.ReleaseName, "--wait", "--timeout", "3m"); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "no pod of the plugin", func(ctx context.Context) error {

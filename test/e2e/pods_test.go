@@ -20,8 +20,8 @@ import (
 	"github.com/model-csi/model-csi/test/e2e/registry"
 )
 
-// limit is how long a scenario waits for something that takes seconds.
-const limit = 60 * time.Second
+// limit is how long a scenario waits for something that takes seconds on a machine that has them to spare.
+const limit = 3 * time.Minute
 
 // modelMount is where every test pod has its model.
 const modelMount = "/model"
@@ -162,6 +162,16 @@ func waitRunning(t *testing.T, pod *corev1.Pod, limit time.Duration) *corev1.Pod
 		t.Fatalf("pod %s does not run: %v\nevents:\n%s", pod.Name, err, strings.Join(events(t, pod), "\n"))
 	}
 	return got
+}
+
+// mainContainer is what kubelet says of a pod's container: nothing, before it has said anything.
+func mainContainer(pod *corev1.Pod) (status corev1.ContainerStatus) {
+	for _, s := range pod.Status.ContainerStatuses {
+		if s.Name == "main" {
+			status = s
+		}
+	}
+	return status
 }
 
 // remove deletes a pod and waits until it is gone. A negative grace leaves the pod's own.

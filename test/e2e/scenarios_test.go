@@ -113,13 +113,19 @@ func privateArtifact(t *testing.T) {
 	again := create(t, newPod(ns, "without-but-cached", volume(reference)))
 	waitEvent(t, again, limit, "FailedMount", reference, "nodePublishSecretRef")
 	for _, pod := range []*corev1.Pod{without, again} {
-		got, err := env.Client.CoreV1().Pods(ns).Get(t.Context(), pod.Name, metav1.GetOptions{})
+		// kubelet may tell of the failure before it tells of the container.
+		err := poll(t.Context(), limit, func(ctx context.Context) error {
+			got, err := env.Client.CoreV1().Pods(ns).Get(ctx, pod.Name, metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			if state := mainContainer(got).State; state.Waiting == nil || state.Waiting.Reason != "ContainerCreating" {
+				return fmt.Errorf("its container is %+v", state)
+			}
+			return nil
+		})
 		if err != nil {
-			t.Fatal(err)
-		}
-		state := got.Status.ContainerStatuses[0].State
-		if state.Waiting == nil || state.Waiting.Reason != "ContainerCreating" {
-			t.Errorf("pod %s without credentials is not in ContainerCreating: %+v", pod.Name, state)
+			t.Errorf("pod %s without credentials is not in ContainerCreating: %v", pod.Name, err)
 		}
 	}
 }
@@ -277,8 +283,8 @@ func longPull(t *testing.T) {
 	env.Public.Throttle("slow/model", rate)
 	began := time.Now()
 	pod := create(t, newPod(ns, "patient", volume(reference)))
-	t.Log(waitEvent(t, pod, 150*time.Second, "FailedMount", "pulling "+reference, "%"))
-	pod = waitRunning(t, pod, 180*time.Second)
+	t.Log(waitEvent(t, pod, 4*time.Minute, "FailedMount", "pulling "+reference, "%"))
+	pod = waitRunning(t, pod, 5*time.Minute)
 	took := time.Since(began)
 	if took < 2*time.Minute {
 		t.Errorf("the pod ran after %s: the deadline of two minutes was not reached", took)

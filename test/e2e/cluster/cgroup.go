@@ -106,7 +106,7 @@ func removeCgroups(name string) error {
 		return err
 	}
 	var last error
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		last = nil
 		for _, h := range hs {
 			var dirs []string

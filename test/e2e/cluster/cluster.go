@@ -141,7 +141,7 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 	if c.Client, err = kubernetes.NewForConfig(c.Config); err != nil {
 		return err
 	}
-	err = until(ctx, 90*time.Second, "API server ready", func(ctx context.Context) error {
+	err = until(ctx, 5*time.Minute, "API server ready", func(ctx context.Context) error {
 		return c.Client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
 	})
 	if err != nil {
@@ -176,7 +176,7 @@ func (c *Cluster) bootNode(ctx context.Context) (err error) {
 	if err := c.node.start("containerd", nodeComponents["containerd"]...); err != nil {
 		return err
 	}
-	err = until(ctx, time.Minute, "containerd answers", func(ctx context.Context) error {
+	err = until(ctx, 3*time.Minute, "containerd answers", func(ctx context.Context) error {
 		_, err := c.node.exec(ctx, nodeBin+"/ctr", "version")
 		return err
 	})
@@ -201,7 +201,7 @@ func (c *Cluster) startKubelet() error {
 
 // WaitReady returns when the node is Ready and the default service account exists, without which no pod is admitted.
 func (c *Cluster) WaitReady(ctx context.Context) error {
-	return until(ctx, 90*time.Second, "node Ready", func(ctx context.Context) error {
+	return until(ctx, 5*time.Minute, "node Ready", func(ctx context.Context) error {
 		node, err := c.Client.CoreV1().Nodes().Get(ctx, NodeName, metav1.GetOptions{})
 		if err != nil {
 			return err
@@ -230,7 +230,7 @@ func (c *Cluster) RestartKubelet(ctx context.Context) error {
 	if err := c.node.start("kubelet", nodeComponents["kubelet"]...); err != nil {
 		return err
 	}
-	return until(ctx, time.Minute, "kubelet serves", func(ctx context.Context) error {
+	return until(ctx, 3*time.Minute, "kubelet serves", func(ctx context.Context) error {
 		return c.Client.CoreV1().RESTClient().Get().AbsPath("/api/v1/nodes/" + NodeName + "/proxy/healthz").Do(ctx).Error()
 	})
 }

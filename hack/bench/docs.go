@@ -94,6 +94,9 @@ func (r *report) markdown() string {
 			}
 			fmt.Fprintf(&b, " %s | %s | %s | %d |\n", seconds(m.CPU), size(m.Memory), size(m.Disk), m.Requests)
 		}
+		if s.OfLimits > 0 {
+			fmt.Fprintf(&b, "\nmodel-csi takes %.2f of the longer one of *sha256* and *save*.\n", s.OfLimits)
+		}
 	}
 	b.WriteString("\n")
 	return b.String()

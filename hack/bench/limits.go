@@ -1,30 +1,66 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
+
+	"github.com/model-csi/model-csi/test/artifact"
 )
 
 // limit is something that no pull can do without, measured alone.
 type limit struct {
 	title string
 	run   func(ctx context.Context, j *job) error
+	// prepare does what is not measured; nil does nothing.
+	prepare func(ctx context.Context, j *job) error
+	// of says which models it is a limit of; nil means all.
+	of func(j *job) bool
 }
 
-func (l *limit) name() string                      { return l.title }
-func (l *limit) version() string                   { return "" }
-func (l *limit) reference() bool                   { return true }
-func (l *limit) start(context.Context, *job) error { return nil }
-func (l *limit) stop(*job) error                   { return nil }
-func (l *limit) files(j *job) string               { return filepath.Join(j.dir, "written") }
+// hashing is what a push cannot do without, either.
+var hashing = &limit{title: "sha256", run: hash}
+
+// limits in the order of the report.
+var limits = []*limit{
+	{title: "get", run: get},
+	{title: "save", run: save},
+	hashing,
+	{title: "unpack", run: unpack, prepare: load, of: func(j *job) bool { return j.compressed }},
+	{title: "write", run: write},
+}
+
+func (l *limit) name() string        { return l.title }
+func (l *limit) version() string     { return "" }
+func (l *limit) reference() bool     { return true }
+func (l *limit) files(j *job) string { return written(j) }
+
+func (l *limit) start(ctx context.Context, j *job) error {
+	if l.prepare == nil {
+		return nil
+	}
+	return l.prepare(ctx, j)
+}
+
+func (l *limit) stop(j *job) error {
+	j.loaded = nil
+	return nil
+}
+
+// written is the directory of the files of a limit that writes some.
+func written(j *job) string { return filepath.Join(j.dir, "written") }
 
 // pull runs in this process, whose own work is next to nothing beside it.
 func (l *limit) pull(ctx context.Context, j *job) (usage, error) {
@@ -41,21 +77,70 @@ func cpuTime() time.Duration {
 
 // get downloads all blobs, one after the other, to nowhere.
 func get(ctx context.Context, j *job) error {
+	return download(ctx, j, func(int) string { return os.DevNull })
+}
+
+// save downloads them in the same way into files. It leaves them to the page cache: how long the disk takes then is
+// measured as for the tools.
+func save(ctx context.Context, j *job) error {
+	if err := mkdir(written(j)); err != nil {
+		return err
+	}
+	return download(ctx, j, func(n int) string { return filepath.Join(written(j), strconv.Itoa(n)) })
+}
+
+// download asks for one blob after the other; file names where the n-th goes.
+func download(ctx context.Context, j *job, file func(n int) string) error {
 	buffer := make([]byte, mib)
+	n := 0
 	for url, size := range j.blobs {
-		q, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-		if err != nil {
+		if err := downloadOne(ctx, url, size, file(n), buffer); err != nil {
 			return err
 		}
-		p, err := http.DefaultClient.Do(q)
-		if err != nil {
-			return err
-		}
-		n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{p.Body}, buffer)
-		_ = p.Body.Close()
-		if err != nil || n != size {
-			return fmt.Errorf("%s: %d bytes of %d: %w", url, n, size, err)
-		}
+		n++
+	}
+	return nil
+}
+
+func downloadOne(ctx context.Context, url string, size int64, file string, buffer []byte) (err error) {
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return fetch(ctx, url, size, &copied{f, buffer})
+}
+
+// copied is a writer that is read into through one buffer: neither side may find a shorter way around it.
+type copied struct {
+	to     io.Writer
+	buffer []byte
+}
+
+func (c *copied) Write(p []byte) (int, error) { return c.to.Write(p) }
+
+// ReadFrom implements io.ReaderFrom.
+func (c *copied) ReadFrom(r io.Reader) (int64, error) {
+	return io.CopyBuffer(struct{ io.Writer }{c.to}, struct{ io.Reader }{r}, c.buffer)
+}
+
+// fetch downloads a blob into w.
+func fetch(ctx context.Context, url string, size int64, w io.Writer) error {
+	q, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	p, err := http.DefaultClient.Do(q)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = p.Body.Close() }()
+	n, err := io.Copy(w, struct{ io.Reader }{p.Body})
+	if err != nil {
+		return err
+	}
+	if n != size {
+		return fmt.Errorf("%s: %d bytes of %d", url, n, size)
 	}
 	return nil
 }
@@ -70,12 +155,52 @@ func hash(ctx context.Context, j *job) error {
 	return ctx.Err()
 }
 
+// load brings the layers into memory.
+func load(ctx context.Context, j *job) error {
+	for url, size := range j.blobs {
+		b := bytes.NewBuffer(make([]byte, 0, size+bytes.MinRead))
+		if err := fetch(ctx, url, size, b); err != nil {
+			return err
+		}
+		j.loaded = append(j.loaded, b.Bytes())
+	}
+	return nil
+}
+
+// unpack decompresses the layers from memory to nowhere, one after the other, by the decoders that the product uses: a
+// stream has one core.
+func unpack(_ context.Context, j *job) error {
+	for _, layer := range j.loaded {
+		var content io.Reader
+		var err error
+		switch j.packing {
+		case artifact.TarGzip:
+			content, err = gzip.NewReader(bytes.NewReader(layer))
+		case artifact.TarZstd:
+			var z *zstd.Decoder
+			if z, err = zstd.NewReader(bytes.NewReader(layer), zstd.WithDecoderConcurrency(1)); err == nil {
+				defer z.Close()
+				content = z
+			}
+		default:
+			err = fmt.Errorf("no decoder for %s", j.packing)
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := io.Copy(io.Discard, content); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // write writes as many bytes past the page cache, and makes them durable.
 func write(ctx context.Context, j *job) error {
-	if err := mkdir(filepath.Join(j.dir, "written")); err != nil {
+	if err := mkdir(written(j)); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(filepath.Join(j.dir, "written", "file"), os.O_CREATE|os.O_WRONLY|unix.O_DIRECT, 0o600)
+	f, err := os.OpenFile(filepath.Join(written(j), "file"), os.O_CREATE|os.O_WRONLY|unix.O_DIRECT, 0o600)
 	if err != nil {
 		return err
 	}

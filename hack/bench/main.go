@@ -140,6 +140,9 @@ func measure(ctx context.Context, o options, s shape, tools []tool, work string)
 			if s.takes != nil && !s.takes(t.name()) {
 				continue
 			}
+			if l, ok := t.(*limit); ok && l.of != nil && !l.of(job) {
+				continue
+			}
 			fmt.Fprintf(os.Stderr, "%s: round %d of %d: %s ...\n", s.name, round+1, o.rounds, t.name())
 			sample, err := once(ctx, t, job)
 			if ctx.Err() != nil {
@@ -148,6 +151,6 @@ func measure(ctx context.Context, o options, s shape, tools []tool, work string)
 			result.add(t, sample, err)
 		}
 	}
-	result.finish()
+	result.finish(s.single)
 	return result, nil
 }

@@ -8,44 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/model-csi/model-csi/test/peer"
 )
-
-// The peers, pinned. They are built from their Go modules once and kept in the user's cache.
-var peers = []struct{ name, module, pkg, version string }{
-	{"oras", "oras.land/oras", "cmd/oras", "v1.3.6"},
-	{"crane", "github.com/google/go-containerregistry", "cmd/crane", "v0.22.1"},
-	{"containerd", "github.com/containerd/containerd/v2", "cmd/containerd", "v2.4.2"},
-	{"ctr", "github.com/containerd/containerd/v2", "cmd/ctr", "v2.4.2"},
-}
-
-// peer returns the path and the version of a built peer.
-func peer(ctx context.Context, name string) (path, version string, err error) {
-	i := slices.IndexFunc(peers, func(p struct{ name, module, pkg, version string }) bool { return p.name == name })
-	p := peers[i]
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", "", err
-	}
-	dir := filepath.Join(cache, "model-csi-bench", p.version)
-	path = filepath.Join(dir, p.name)
-	if _, err := os.Stat(path); err == nil {
-		return path, p.version, nil
-	}
-	fmt.Fprintf(os.Stderr, "building %s %s ...\n", p.name, p.version)
-	// The tags leave out snapshotters that are not used and need C libraries.
-	cmd := exec.CommandContext(ctx, "go", "install", "-tags", "no_btrfs,no_zfs,no_devmapper", p.module+"/"+p.pkg+"@"+p.version)
-	cmd.Env = append(os.Environ(), "GOBIN="+dir, "GOFLAGS=", "CGO_ENABLED=0")
-	cmd.Dir = os.TempDir()
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", "", fmt.Errorf("build %s: %w: %s", p.name, err, out)
-	}
-	return path, p.version, nil
-}
 
 // measured runs a command and says what it used. The peak of its memory is sampled: what the kernel reports about an
 // ended process includes the peak of the process that started it.
@@ -91,37 +60,37 @@ func (c *command) pull(ctx context.Context, j *job) (usage, error) {
 }
 
 func newOras(ctx context.Context) (tool, error) {
-	path, version, err := peer(ctx, "oras")
-	return &command{title: "oras", path: path, release: version, args: func(j *job) []string {
+	path, err := peer.ORAS.Build(ctx)
+	return &command{title: "oras", path: path, release: peer.ORAS.Version, args: func(j *job) []string {
 		return []string{"copy", "--no-tty", "--from-plain-http", j.model, "--to-oci-layout", filepath.Join(j.dir, "layout") + ":v1"}
 	}}, err
 }
 
 func newCrane(ctx context.Context) (tool, error) {
-	path, version, err := peer(ctx, "crane")
-	return &command{title: "crane", path: path, release: version, args: func(j *job) []string {
+	path, err := peer.Crane.Build(ctx)
+	return &command{title: "crane", path: path, release: peer.Crane.Version, args: func(j *job) []string {
 		return []string{"pull", "--insecure", "--format=oci", j.model, filepath.Join(j.dir, "layout")}
 	}}, err
 }
 
 // containerd pulls and unpacks the same files as a container image, which is what an image volume costs.
 type containerd struct {
-	daemon, ctr, release string
-	cmd                  *exec.Cmd
-	dir                  string
+	daemon, ctr string
+	cmd         *exec.Cmd
+	dir         string
 }
 
 func newContainerd(ctx context.Context) (tool, error) {
-	daemon, version, err := peer(ctx, "containerd")
+	daemon, err := peer.Containerd.Build(ctx)
 	if err != nil {
 		return nil, err
 	}
-	ctr, _, err := peer(ctx, "ctr")
-	return &containerd{daemon: daemon, ctr: ctr, release: version}, err
+	ctr, err := peer.CTR.Build(ctx)
+	return &containerd{daemon: daemon, ctr: ctr}, err
 }
 
 func (c *containerd) name() string    { return "containerd" }
-func (c *containerd) version() string { return c.release }
+func (c *containerd) version() string { return peer.Containerd.Version }
 func (c *containerd) reference() bool { return false }
 
 func (c *containerd) socket() string { return filepath.Join(c.dir, "s") }

@@ -39,7 +39,9 @@ type shapeResult struct {
 	Title string        `json:"title"`
 	Bytes int64         `json:"bytes"`
 	Tools []*toolResult `json:"tools,omitempty"`
-	Warm  *warm         `json:"warm,omitempty"`
+	// OfLimits is, for a single blob, the median wall time of model-csi divided by the longer one of sha256 and save.
+	OfLimits float64 `json:"ofLimits,omitempty"`
+	Warm     *warm   `json:"warm,omitempty"`
 }
 
 type toolResult struct {
@@ -118,8 +120,9 @@ func (r *shapeResult) add(t tool, s sample, err error) {
 	r.Tools[i].Samples = append(r.Tools[i].Samples, s)
 }
 
-// finish computes medians and ratios, and sorts the tools as the report shows them.
-func (r *shapeResult) finish() {
+// finish computes medians and ratios, and sorts the tools as the report shows them. single says that the model is one
+// blob.
+func (r *shapeResult) finish(single bool) {
 	order := toolNames()
 	slices.SortFunc(r.Tools, func(a, b *toolResult) int { return slices.Index(order, a.Name) - slices.Index(order, b.Name) })
 	var best time.Duration
@@ -137,6 +140,19 @@ func (r *shapeResult) finish() {
 			t.OfBestPeer = float64(t.Median.Wall) / float64(best)
 		}
 	}
+	if hashed, saved := r.wall("sha256"), r.wall("save"); single && hashed > 0 && saved > 0 {
+		r.OfLimits = float64(r.wall("model-csi")) / float64(max(hashed, saved))
+	}
+}
+
+// wall is the median wall time of a tool; 0 when it was not measured.
+func (r *shapeResult) wall(tool string) time.Duration {
+	for _, t := range r.Tools {
+		if t.Name == tool {
+			return t.Median.Wall
+		}
+	}
+	return 0
 }
 
 // medians takes the median of each quantity on its own.
@@ -180,6 +196,9 @@ func (r *shapeResult) text() string {
 			seconds(m.Sync), seconds(m.Read), seconds(m.CPU), size(m.Memory), size(m.Disk), m.Requests, size(m.Sent), t.OfBestPeer)
 	}
 	_ = table.Flush()
+	if r.OfLimits > 0 {
+		fmt.Fprintf(&b, "  model-csi takes %.2f of the longer one of sha256 and save\n", r.OfLimits)
+	}
 	for _, t := range r.Tools {
 		if len(t.Errors) > 0 {
 			fmt.Fprintf(&b, "  %s failed %d times: %s\n", t.Name, len(t.Errors), t.Errors[0])

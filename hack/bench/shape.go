@@ -21,6 +21,8 @@ type shape struct {
 	spoil func(*registry.Registry)
 	// read adds a reader: the time ends when everything has been read once in sequence and touched once through mmap.
 	read bool
+	// single says that the model is one blob, whose pull is compared with hashing and saving it.
+	single bool
 	// disk is the rate, in bytes a second, to which the disk is slowed down; 0 leaves it as fast as it is.
 	disk int64
 	// keep leaves what was pulled until all is measured: making files is slow on ext4 where many were just deleted.
@@ -64,7 +66,7 @@ func small(n int) func(float64) []artifact.File {
 // shapes in the order of the report.
 var shapes = []shape{
 	{name: "four", title: "four raw layers of 1 GiB", files: large(4, gib)},
-	{name: "one", title: "one raw layer of 4 GiB", files: large(1, 4*gib), takes: noImage},
+	{name: "one", title: "one raw layer of 4 GiB", files: large(1, 4*gib), single: true, takes: noImage},
 	{name: "small", title: "2,000 raw layers of 1-64 KiB", files: small(2000), keep: true, takes: noImage},
 	{name: "gzip", title: "one tar+gzip layer, 1 GiB of 16 bit weights unpacked", files: weights(gib), packing: artifact.TarGzip},
 	{name: "zstd", title: "one tar+zstd layer, 1 GiB of 16 bit weights unpacked", files: weights(gib), packing: artifact.TarZstd},
@@ -79,6 +81,7 @@ var shapes = []shape{
 		}},
 	{name: "reader", title: "four raw layers of 1 GiB, pulled, then read in sequence and touched by mmap", files: large(4, gib), read: true, takes: noLimit},
 	{name: "disk", title: "four raw layers of 512 MiB to a disk that writes 100 MB/s", files: large(4, 512*mib), disk: 100_000_000, takes: noImage},
+	{name: "push", title: "four files of 1 GiB pushed to a registry", files: large(4, gib), custom: measurePush, takes: noImage},
 	{name: "warm", title: "publish of a cached model", files: large(4, 64*mib), custom: measureWarm},
 }
 
@@ -86,7 +89,9 @@ var shapes = []shape{
 func noImage(tool string) bool { return tool != "containerd" }
 
 // noLimit leaves out the physical limits, which leave nothing to read.
-func noLimit(tool string) bool { return !slices.Contains([]string{"get", "sha256", "write"}, tool) }
+func noLimit(tool string) bool {
+	return !slices.ContainsFunc(limits, func(l *limit) bool { return l.title == tool })
+}
 
 func shapeNames() (out []string) {
 	for _, s := range shapes {
@@ -110,12 +115,16 @@ type job struct {
 	model, image string
 	// blobs are the URLs of the model's layers, with their sizes as they are stored.
 	blobs map[string]int64
-	// bytes of all files.
+	// files, and their bytes in all.
+	files []artifact.File
 	bytes int64
-	// compressed says that the layers are not the files.
+	// packing of the layers; compressed says that they are not the files.
+	packing    artifact.Packing
 	compressed bool
 	read       bool
 	keep       bool
+	// loaded are the layers in memory, while the limit that needs them is measured.
+	loaded [][]byte
 	// dir is below base, and a new one each time.
 	base, dir string
 	pulls     int
@@ -133,7 +142,7 @@ func (s shape) prepare(ctx context.Context, r *registry.Registry, scale float64)
 	if err != nil {
 		return nil, err
 	}
-	j := &job{registry: r, model: r.Host() + "/bench/model:v1", bytes: a.FileBytes, blobs: map[string]int64{}, read: s.read, keep: s.keep}
+	j := &job{registry: r, model: r.Host() + "/bench/model:v1", files: files, bytes: a.FileBytes, blobs: map[string]int64{}, read: s.read, keep: s.keep, packing: s.packing}
 	j.compressed = s.packing != "" && s.packing != artifact.Raw
 	for _, l := range a.Layers {
 		j.blobs[r.URL()+"/v2/bench/model/blobs/"+l.Digest.String()] = l.Size

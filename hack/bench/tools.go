@@ -7,22 +7,24 @@ import (
 	"strings"
 )
 
-// makers of all tools, in the order of the report. The limits come last.
-var makers = []struct {
+type maker struct {
 	name string
 	make func(ctx context.Context, o options) (tool, error)
-}{
+}
+
+// makers of all tools, in the order of the report. The limits come last.
+var makers = append([]maker{
 	{"model-csi", func(_ context.Context, o options) (tool, error) { return &ours{binary: o.binary}, nil }},
 	{"oras", func(ctx context.Context, _ options) (tool, error) { return newOras(ctx) }},
 	{"crane", func(ctx context.Context, _ options) (tool, error) { return newCrane(ctx) }},
 	{"containerd", func(ctx context.Context, _ options) (tool, error) { return newContainerd(ctx) }},
-	{"get", limitOf("get", get)},
-	{"sha256", limitOf("sha256", hash)},
-	{"write", limitOf("write", write)},
-}
+}, limitMakers()...)
 
-func limitOf(name string, run func(context.Context, *job) error) func(context.Context, options) (tool, error) {
-	return func(context.Context, options) (tool, error) { return &limit{title: name, run: run}, nil }
+func limitMakers() (out []maker) {
+	for _, l := range limits {
+		out = append(out, maker{l.title, func(context.Context, options) (tool, error) { return l, nil }})
+	}
+	return out
 }
 
 func toolNames() (out []string) {

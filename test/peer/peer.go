@@ -1,5 +1,5 @@
 // Package peer builds other tools of the ecosystem from their Go modules, at pinned versions, so that tests can prove
-// that they understand what the product writes.
+// that they understand what the product writes, and benchmarks can measure them.
 package peer
 
 import (
@@ -11,15 +11,25 @@ import (
 )
 
 // Peer is a tool.
-type Peer struct{ Name, Module, Package, Version string }
+type Peer struct {
+	Name, Module, Package, Version string
+	// Tags are build tags, separated by commas; may be empty.
+	Tags string
+}
 
-// The tools that tests use.
+// noLibraries leaves out snapshotters of containerd that need C libraries.
+const noLibraries = "no_btrfs,no_zfs,no_devmapper"
+
+// The tools that tests and benchmarks use.
 var (
-	ORAS  = Peer{"oras", "oras.land/oras", "cmd/oras", "v1.3.6"}
-	Crane = Peer{"crane", "github.com/google/go-containerregistry", "cmd/crane", "v0.22.1"}
+	ORAS       = Peer{Name: "oras", Module: "oras.land/oras", Package: "cmd/oras", Version: "v1.3.6"}
+	Crane      = Peer{Name: "crane", Module: "github.com/google/go-containerregistry", Package: "cmd/crane", Version: "v0.22.1"}
+	Containerd = Peer{Name: "containerd", Module: "github.com/containerd/containerd/v2", Package: "cmd/containerd", Version: "v2.4.2", Tags: noLibraries}
+	CTR        = Peer{Name: "ctr", Module: Containerd.Module, Package: "cmd/ctr", Version: Containerd.Version, Tags: noLibraries}
 )
 
-// Build returns the path of the tool. It is built once and kept in the user's cache, where benchmarks look for it too.
+// Build returns the path of the tool. It is built once and kept in the user's cache; what takes that long is told on
+// standard error.
 func (p Peer) Build(ctx context.Context) (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -30,7 +40,8 @@ func (p Peer) Build(ctx context.Context) (string, error) {
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
-	cmd := exec.CommandContext(ctx, "go", "install", p.Module+"/"+p.Package+"@"+p.Version)
+	fmt.Fprintf(os.Stderr, "building %s %s ...\n", p.Name, p.Version)
+	cmd := exec.CommandContext(ctx, "go", "install", "-tags", p.Tags, p.Module+"/"+p.Package+"@"+p.Version)
 	cmd.Env = append(os.Environ(), "GOBIN="+dir, "GOFLAGS=", "CGO_ENABLED=0")
 	cmd.Dir = os.TempDir() // outside of any module
 	if out, err := cmd.CombinedOutput(); err != nil {

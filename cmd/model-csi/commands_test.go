@@ -29,7 +29,7 @@ func TestExplain(t *testing.T) {
 			{VolumeID: "csi-0123456789abcdef", Pod: "team-a/llm-0", Reference: "r.example.com/m:1", Bytes: 2 << 30, Files: 7, Created: first, Target: "/pods/x"},
 			{VolumeID: "csi-other", Pod: "team-b/llm-0", Reference: "r.example.com/m:2", Created: first},
 		},
-		Waiting: []admin.Waiting{
+		Waiting: []model.Attempt{
 			{VolumeID: "csi-pulling", Pod: "team-a/pulling", Reference: "r.example.com/p:1", First: first, Ended: now, Code: "Aborted", Calls: 3},
 			{VolumeID: "csi-troubled", Pod: "team-a/troubled", Reference: "r.example.com/t:1", First: first},
 			{VolumeID: "csi-new", Pod: "team-a/new", Reference: "r.example.com/n:1", First: first},

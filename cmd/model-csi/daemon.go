@@ -27,14 +27,10 @@ var _ admin.Daemon = (*node)(nil)
 // Status implements admin.Daemon.
 func (n *node) Status() (admin.Status, error) {
 	usage, err := n.store.Usage()
-	s := admin.Status{
+	return admin.Status{
 		Version: buildVersion(), Node: n.config.NodeID, Cache: usage,
-		Volumes: n.store.Leases(), Waiting: []admin.Waiting{}, Pulls: n.puller.Running(), Grants: n.grants.Len(),
-	}
-	for _, a := range n.driver.Attempts() {
-		s.Waiting = append(s.Waiting, admin.Waiting(a))
-	}
-	return s, err
+		Volumes: n.store.Leases(), Waiting: n.driver.Attempts(), Pulls: n.puller.Running(), Grants: n.grants.Len(),
+	}, err
 }
 
 // Evict implements admin.Daemon.
@@ -44,6 +40,9 @@ func (n *node) Evict(ctx context.Context, want store.Room) (store.Evicted, error
 
 // Models implements admin.Daemon.
 func (n *node) Models() ([]store.Model, error) { return n.store.Models() }
+
+// Has implements admin.Daemon.
+func (n *node) Has(pieces []pull.Piece) []bool { return n.puller.Has(pieces) }
 
 // Remove implements admin.Daemon.
 func (n *node) Remove(ctx context.Context, name string) (store.Evicted, error) {
@@ -191,20 +190,6 @@ func (n *node) fetchRequest(f admin.Fetch) (r pull.Request, err error) {
 	}
 	r.Keychain, err = n.keychain(credential.Caller{Secrets: secrets})
 	return r, err
-}
-
-// every calls do until ended is closed.
-func every(pause time.Duration, ended <-chan struct{}, do func()) {
-	tick := time.NewTicker(pause)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ended:
-			return
-		case <-tick.C:
-			do()
-		}
-	}
 }
 
 // Verify implements admin.Daemon.

@@ -20,15 +20,11 @@ import (
 var version string
 
 func main() {
-	os.Exit(runAs(os.Args[0], os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(run(os.Args[0], os.Args[1:], os.Stdout, os.Stderr))
 }
 
-func run(args []string, stdout, stderr io.Writer) int {
-	return runAs(programName, args, stdout, stderr)
-}
-
-// runAs is the program under one of its names.
-func runAs(argv0 string, args []string, stdout, stderr io.Writer) int {
+// run is the program under one of its names.
+func run(argv0 string, args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
 	cmd := newCommand()

@@ -45,7 +45,7 @@ func TestCommandLine(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.args, func(t *testing.T) {
 			var stdout, stderr strings.Builder
-			code := run(strings.Fields(tt.args), &stdout, &stderr)
+			code := run(programName, strings.Fields(tt.args), &stdout, &stderr)
 			if code != tt.code || !strings.Contains(stdout.String(), tt.stdout) || !strings.Contains(stderr.String(), tt.stderr) {
 				t.Errorf("code %d\nstdout: %s\nstderr: %s", code, stdout.String(), stderr.String())
 			}

@@ -51,18 +51,25 @@ func isTerminal(w io.Writer) bool {
 }
 
 func plainLines(w io.Writer, poll func() []transfer, ended <-chan struct{}) {
-	tick := time.NewTicker(plainEvery)
+	every(plainEvery, ended, func() {
+		for _, t := range poll() {
+			if t.name == "" && t.total > 0 {
+				_, _ = fmt.Fprintf(w, "%s of %s (%d%%)\n", bytesText(t.done), bytesText(t.total), t.done*100/t.total)
+			}
+		}
+	})
+}
+
+// every calls do until ended is closed.
+func every(pause time.Duration, ended <-chan struct{}, do func()) {
+	tick := time.NewTicker(pause)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ended:
 			return
 		case <-tick.C:
-			for _, t := range poll() {
-				if t.name == "" && t.total > 0 {
-					_, _ = fmt.Fprintf(w, "%s of %s (%d%%)\n", bytesText(t.done), bytesText(t.total), t.done*100/t.total)
-				}
-			}
+			do()
 		}
 	}
 }
@@ -71,19 +78,15 @@ func plainLines(w io.Writer, poll func() []transfer, ended <-chan struct{}) {
 func bars(w io.Writer, poll func() []transfer, ended <-chan struct{}) {
 	d := drawing{pool: mpb.New(mpb.WithOutput(w), mpb.WithRefreshRate(refresh), mpb.WithWidth(40)), bars: map[string]*mpb.Bar{}}
 	defer d.pool.Wait()
-	tick := time.NewTicker(refresh)
-	defer tick.Stop()
-	for last := time.Now(); ; {
+	last := time.Now()
+	draw := func() {
 		now := time.Now()
 		d.draw(poll(), now.Sub(last))
 		last = now
-		select {
-		case <-ended:
-			d.draw(nil, 0)
-			return
-		case <-tick.C:
-		}
 	}
+	draw()
+	every(refresh, ended, draw)
+	d.draw(nil, 0)
 }
 
 const (

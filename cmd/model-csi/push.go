@@ -41,7 +41,8 @@ func newPushCommand() *cobra.Command {
 		Use:   "push DIRECTORY REFERENCE",
 		Short: "Push a directory to a registry as a model",
 		Long: `Push a directory to a registry as a CNCF ModelPack artifact, one layer for each file. Files are read where they lie, hashed
-and sent several at once; what the registry has already is not sent. The same directory gives the same digest.
+and sent several at once; what the registry has already is not sent, also where another repository has it and the registry
+finds it there by itself or by --mount-from. The same directory gives the same digest.
 
 The config of the artifact is filled in from the files themselves: the headers of safetensors and GGUF files, config.json,
 the tokenizer's settings and the model card tell family, architecture, parameters, precision, quantization, capabilities,

@@ -28,6 +28,8 @@ type validateOptions struct {
 	packFlags
 	layout, tag string
 	full        bool
+	schemaFile  string
+	schema      *pack.Schema
 	plainHTTP   bool
 	configDir   string
 	output      string
@@ -43,12 +45,19 @@ image layout, or a directory before it is packed. Each finding names a document 
 specification forbids, warnings what it advises against.
 
 Of a directory, the headers of its weights are read: files that were not copied whole, and shards that are missing, are
-errors. The exit code is 3 where there are errors.`,
+errors. The exit code is 3 where there are errors.
+
+The config is held against a JSON schema that is written after the newest text of the specification. --schema takes another
+one instead, such as schema/config-schema.json of the release of the specification that your tools expect.`,
 		Example: `  model-csi validate ./qwen3
   model-csi validate registry.example.com/models/qwen3:8b
-  model-csi validate --layout ./qwen3-layout --full`,
+  model-csi validate --layout ./qwen3-layout --full
+  model-csi validate --schema ./config-schema.json registry.example.com/models/qwen3:8b`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := o.readSchema(); err != nil {
+				return err
+			}
 			v, err := o.validate(cmd.Context(), args)
 			if err != nil {
 				return err
@@ -61,10 +70,26 @@ errors. The exit code is 3 where there are errors.`,
 	f.StringVar(&o.layout, "layout", "", "validate what an OCI image layout at this `directory` holds")
 	f.StringVar(&o.tag, "tag", "", "`name` of the artifact in the layout (default: all)")
 	f.BoolVar(&o.full, "full", false, "hash every blob of the layout")
+	f.StringVar(&o.schemaFile, "schema", "", "`file` with the JSON schema of another release of the specification, for the config")
 	f.BoolVar(&o.plainHTTP, "plain-http", false, "speak to the registry without TLS; a registry on this machine needs no leave")
 	f.StringVar(&o.configDir, "registry-config-dir", "", "`directory` of hosts.toml directories, as containerd has them, for mirrors, CAs and plain HTTP")
 	bindOutput(cmd, &o.output)
 	return cmd
+}
+
+// readSchema reads what --schema names.
+func (o *validateOptions) readSchema() error {
+	if o.schemaFile == "" {
+		return nil
+	}
+	data, err := os.ReadFile(o.schemaFile)
+	if err != nil {
+		return usagef("--schema: %w", err)
+	}
+	if o.schema, err = pack.ReadSchema(data); err != nil {
+		return usagef("--schema %s: %w", o.schemaFile, err)
+	}
+	return nil
 }
 
 // validate finds out what is meant: a layout, a directory, or a reference.
@@ -85,7 +110,7 @@ func (o *validateOptions) validate(ctx context.Context, args []string) (validati
 }
 
 func (o *validateOptions) ofLayout(dir string) (validation, error) {
-	found, err := pack.ValidateLayout(dir, o.tag, o.full)
+	found, err := pack.ValidateLayout(dir, o.tag, o.full, o.schema)
 	return validation{Subject: dir, Findings: found}, err
 }
 
@@ -101,7 +126,7 @@ func (o *validateOptions) ofDirectory(dir string) (validation, error) {
 	if err != nil {
 		return validation{}, err
 	}
-	return validation{Subject: dir, Findings: append(found, pack.ValidateConfig(p.options.Names, config)...)}, nil
+	return validation{Subject: dir, Findings: append(found, pack.ValidateConfig(p.options.Names, config, o.schema)...)}, nil
 }
 
 func (o *validateOptions) ofReference(ctx context.Context, reference string) (validation, error) {
@@ -128,7 +153,7 @@ func (o *validateOptions) ofReference(ctx context.Context, reference string) (va
 	if err != nil {
 		return validation{}, err
 	}
-	return validation{Subject: ref.String(), Digest: s.Digest, Findings: pack.Validate(s.Manifest, s.Config)}, nil
+	return validation{Subject: ref.String(), Digest: s.Digest, Findings: pack.Validate(s.Manifest, s.Config, o.schema)}, nil
 }
 
 // report shows the findings, and fails where one is an error.

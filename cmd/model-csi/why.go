@@ -101,7 +101,7 @@ func explain(s admin.Status, name string, now time.Time) ([]explanation, error) 
 	return out, nil
 }
 
-func waits(w admin.Waiting, pulls []pull.Progress, now time.Time) explanation {
+func waits(w model.Attempt, pulls []pull.Progress, now time.Time) explanation {
 	x := explanation{Volume: w.VolumeID, Pod: w.Pod, Reference: w.Reference, State: "failing"}
 	for _, p := range pulls {
 		if p.Reference == w.Reference {

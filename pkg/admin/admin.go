@@ -15,7 +15,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -35,27 +34,9 @@ type Status struct {
 	Node    string          `json:"node"`
 	Cache   store.Usage     `json:"cache"`
 	Volumes []store.Lease   `json:"volumes"`
-	Waiting []Waiting       `json:"waiting"`
+	Waiting []model.Attempt `json:"waiting"`
 	Pulls   []pull.Progress `json:"pulls"`
 	Grants  int             `json:"grants"`
-}
-
-// Waiting is a volume that kubelet asked for and does not have yet.
-type Waiting struct {
-	VolumeID string `json:"volumeID"`
-	Target   string `json:"target"`
-	// Pod is namespace/name; empty where kubelet does not tell.
-	Pod       string `json:"pod,omitempty"`
-	Reference string `json:"reference"`
-	// First is when the volume was first asked for, Began when the last call began, Ended when it was answered; zero
-	// while it is under way.
-	First time.Time `json:"first"`
-	Began time.Time `json:"began"`
-	Ended time.Time `json:"ended,omitzero"`
-	Calls int       `json:"calls"`
-	// Code and Error are the last answer; empty before there was one.
-	Code  string `json:"code,omitempty"`
-	Error string `json:"error,omitempty"`
 }
 
 // Fetch asks for a model to be in the cache before a pod wants it.
@@ -113,6 +94,8 @@ type Daemon interface {
 	Evict(ctx context.Context, want store.Room) (store.Evicted, error)
 	// Models lists what the cache holds.
 	Models() ([]store.Model, error)
+	// Has reports of each piece of an artifact whether the cache has all of it.
+	Has(pieces []pull.Piece) []bool
 	// Remove drops the cached models of a reference, or of a digest, that nobody uses.
 	Remove(ctx context.Context, name string) (store.Evicted, error)
 	// GiveUp lets eviction have what a Fetch with Keep protected.
@@ -178,6 +161,9 @@ func (s *Server) handler() http.Handler {
 		models, err := s.daemon.Models()
 		s.answer(w, models, err)
 	})
+	handle(s, mux, "POST /v1/cache/has", func(_ *http.Request, pieces []pull.Piece) (any, error) {
+		return s.daemon.Has(pieces), nil
+	})
 	handle(s, mux, "POST /v1/cache/gc", func(r *http.Request, want store.Room) (any, error) {
 		return s.daemon.Evict(r.Context(), want)
 	})
@@ -202,8 +188,8 @@ func (s *Server) handler() http.Handler {
 	return mux
 }
 
-// maxRequest is far above what the client sends.
-const maxRequest = 1 << 20
+// maxRequest is far above what the client sends: the pieces of an artifact with a hundred thousand of them.
+const maxRequest = 16 << 20
 
 // untilStopped ends a request's context with the server too: what takes long, such as an eviction, shall not hold up the
 // daemon's end. The caller calls end.
@@ -216,8 +202,8 @@ func (s *Server) untilStopped(r *http.Request) (_ *http.Request, end func()) {
 	}
 }
 
-// handle serves a request with a JSON body at once.
-func handle[T any](s *Server, mux *http.ServeMux, pattern string, do func(*http.Request, T) (any, error)) {
+// receive decodes the JSON body of a request and calls do, with a context that ends with the server too.
+func receive[T any](s *Server, mux *http.ServeMux, pattern string, do func(http.ResponseWriter, *http.Request, T)) {
 	mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 		var in T
 		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(&in); err != nil {
@@ -226,6 +212,13 @@ func handle[T any](s *Server, mux *http.ServeMux, pattern string, do func(*http.
 		}
 		r, end := s.untilStopped(r)
 		defer end()
+		do(w, r, in)
+	})
+}
+
+// handle serves a request at once.
+func handle[T any](s *Server, mux *http.ServeMux, pattern string, do func(*http.Request, T) (any, error)) {
+	receive(s, mux, pattern, func(w http.ResponseWriter, r *http.Request, in T) {
 		out, err := do(r, in)
 		s.answer(w, out, err)
 	})
@@ -240,14 +233,7 @@ type event struct {
 
 // stream serves a request that takes long: its answer is a line of JSON for each step.
 func stream[T any](s *Server, mux *http.ServeMux, pattern string, do func(*http.Request, T, func(Progress)) (any, error)) {
-	mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-		var in T
-		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(&in); err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-			return
-		}
-		r, end := s.untilStopped(r)
-		defer end()
+	receive(s, mux, pattern, func(w http.ResponseWriter, r *http.Request, in T) {
 		w.Header().Set("Content-Type", "application/jsonl")
 		var mu sync.Mutex // guards w
 		send := func(e event) {
@@ -311,6 +297,18 @@ func (c *Client) Evict(ctx context.Context, want store.Room) (store.Evicted, err
 func (c *Client) Models(ctx context.Context) ([]store.Model, error) {
 	var m []store.Model
 	return m, c.do(ctx, http.MethodGet, "/v1/cache/models", nil, &m)
+}
+
+// Has asks which pieces of an artifact the cache has as a whole; the answer has one word for each.
+func (c *Client) Has(ctx context.Context, pieces []pull.Piece) ([]bool, error) {
+	var has []bool
+	if err := c.do(ctx, http.MethodPost, "/v1/cache/has", pieces, &has); err != nil {
+		return nil, err
+	}
+	if len(has) != len(pieces) {
+		return nil, fmt.Errorf("the daemon answers for %d of %d layers; it is not of this version", len(has), len(pieces))
+	}
+	return has, nil
 }
 
 // Remove asks to drop the cached models of a reference or digest.

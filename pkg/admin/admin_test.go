@@ -6,14 +6,17 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"go.uber.org/goleak"
 
 	"github.com/model-csi/model-csi/pkg/model"
+	"github.com/model-csi/model-csi/pkg/pull"
 	"github.com/model-csi/model-csi/pkg/store"
 )
 
@@ -23,6 +26,8 @@ type daemon struct {
 	wanted store.Room
 	asked  []string
 	err    error
+	// silent is how many pieces Has says nothing of.
+	silent int
 	// evicting is closed by an eviction that then does not end by itself.
 	evicting chan struct{}
 }
@@ -43,6 +48,13 @@ func (d *daemon) Evict(ctx context.Context, want store.Room) (store.Evicted, err
 
 func (d *daemon) Models() ([]store.Model, error) {
 	return []store.Model{{References: []string{"r.io/m:1"}, Bytes: 7}}, d.err
+}
+
+func (d *daemon) Has(pieces []pull.Piece) (out []bool) {
+	for _, p := range pieces[:max(0, len(pieces)-d.silent)] {
+		out = append(out, p.Archive)
+	}
+	return out
 }
 
 func (d *daemon) Remove(_ context.Context, name string) (store.Evicted, error) {
@@ -95,13 +107,33 @@ func start(t *testing.T, d Daemon) (root string) {
 			t.Error(err)
 		}
 	})
-	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		if info, err := os.Stat(filepath.Join(root, socketName)); err == nil && info.Mode().Perm() == 0o600 {
 			return root
 		}
 		if time.Now().After(deadline) {
 			t.Fatal("there is no socket that only its owner can open")
 		}
+	}
+}
+
+func TestHas(t *testing.T) {
+	d := &daemon{}
+	c := NewClient(start(t, d))
+	pieces := make([]pull.Piece, 50_000) // an artifact of many files
+	for i := range pieces {
+		pieces[i] = pull.Piece{Blob: model.Blob{Digest: digest.FromString(strconv.Itoa(i)), Size: int64(i)}, Archive: i%3 == 0}
+	}
+	has, err := c.Has(t.Context(), pieces)
+	if err != nil || len(has) != len(pieces) || !has[0] || has[1] || !has[3] {
+		t.Errorf("%d answers, %v", len(has), err)
+	}
+	if has, err := c.Has(t.Context(), nil); err != nil || len(has) != 0 {
+		t.Errorf("nothing: %v, %v", has, err)
+	}
+	d.silent = 1
+	if _, err := c.Has(t.Context(), pieces[:2]); err == nil || !strings.Contains(err.Error(), "1 of 2") {
+		t.Errorf("an answer that is too short: %v", err)
 	}
 }
 

@@ -29,7 +29,7 @@ import (
 	"github.com/model-csi/model-csi/pkg/model"
 )
 
-// Config holds every setting in its final form. Use [Default], [Load] or [Flags.Config]; the zero value is not valid.
+// Config holds every setting in its final form. Use [Default] or [Flags.Config]; the zero value is not valid.
 type Config struct {
 	// DriverName is the name that pods and the CSIDriver object use, and the prefix of qualified volume attributes.
 	DriverName string
@@ -162,19 +162,8 @@ func (c Config) complete() (Config, error) {
 // name.
 func Default() (Config, error) { return base().complete() }
 
-// Load reads the YAML file at path on top of the defaults. An empty path means no file. Errors name the file, the key,
+// load reads the YAML file at path on top of the defaults. An empty path means no file. Errors name the file, the key,
 // its value and what is allowed.
-func Load(path string) (Config, error) {
-	c, err := load(path)
-	if err != nil {
-		return Config{}, err
-	}
-	if c, err = c.complete(); err != nil {
-		return Config{}, inFile(path, err)
-	}
-	return c, nil
-}
-
 func load(path string) (Config, error) {
 	c := base()
 	if path == "" {

@@ -26,6 +26,9 @@ func write(t *testing.T, text string) string {
 	return path
 }
 
+// fromFile is the configuration of a plugin that was given nothing but --config.
+func fromFile(path string) (Config, error) { return (&Flags{file: path}).Config() }
+
 func TestDefault(t *testing.T) {
 	c, err := Default()
 	if err != nil {
@@ -54,7 +57,7 @@ func TestDefault(t *testing.T) {
 }
 
 func TestLoadEverything(t *testing.T) {
-	c, err := Load(write(t, `
+	c, err := fromFile(write(t, `
 driver-name: other.example.com
 node-id: "17"
 endpoint: unix:///run/csi.sock
@@ -106,7 +109,7 @@ write-mode: buffered
 		PullLinger: 90 * time.Second, GrantTTL: 90 * time.Minute, GrantGrace: 48 * time.Hour, MemoryBudget: 64 << 20, ConnectionsPerHost: 4, WriteMode: WriteBuffered,
 	}
 	if c != want {
-		t.Errorf("Load() =\n%+v, want\n%+v", c, want)
+		t.Errorf("Config() =\n%+v, want\n%+v", c, want)
 	}
 	// A field that the file above does not reach has no setting, or is missing from this test.
 	for i, v := 0, reflect.ValueOf(c); i < v.NumField(); i++ {
@@ -117,7 +120,7 @@ write-mode: buffered
 }
 
 func TestLoadDerivesTheEndpoint(t *testing.T) {
-	c, err := Load(write(t, "driver-name: a.b\nnode-id: n1\n"))
+	c, err := fromFile(write(t, "driver-name: a.b\nnode-id: n1\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,9 +195,9 @@ func TestLoadRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := write(t, test.file)
-			_, err := Load(path)
+			_, err := fromFile(path)
 			if err == nil {
-				t.Fatal("Load accepted it")
+				t.Fatal("it was accepted")
 			}
 			for _, s := range append(test.says, path) {
 				if !strings.Contains(err.Error(), s) {
@@ -210,8 +213,8 @@ func TestLoadRefuses(t *testing.T) {
 
 func TestLoadMissingFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "none.yaml")
-	if _, err := Load(path); err == nil || !strings.Contains(err.Error(), path) {
-		t.Errorf("Load of a missing file = %v, want an error that names it", err)
+	if _, err := fromFile(path); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("with a missing file: %v, want an error that names it", err)
 	}
 }
 
@@ -221,8 +224,8 @@ func TestEmptyFileIsTheDefault(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, text := range []string{"", "# nothing\n", "{}\n"} {
-		if got, err := Load(write(t, text)); err != nil || got != want {
-			t.Errorf("Load(%q) = %+v, %v; want the defaults", text, got, err)
+		if got, err := fromFile(write(t, text)); err != nil || got != want {
+			t.Errorf("fromFile(%q) = %+v, %v; want the defaults", text, got, err)
 		}
 	}
 }
@@ -277,7 +280,7 @@ func TestProxiesAreSecret(t *testing.T) {
 		var errs []error
 		for _, name := range []string{"https-proxy", "http-proxy"} {
 			errs = append(errs, fs.Parse([]string{"--" + name + "=" + value}))
-			_, err := Load(write(t, "node-id: n\n"+name+": "+strconv.Quote(value)+"\n"))
+			_, err := fromFile(write(t, "node-id: n\n"+name+": "+strconv.Quote(value)+"\n"))
 			errs = append(errs, err)
 		}
 		c, err := f.Config()

@@ -91,7 +91,7 @@ func deployed(t *testing.T, file string) string {
 
 // TestRendered loads the configuration of manifests that the chart was rendered into, whatever its values were.
 func TestRendered(t *testing.T) {
-	if _, err := Load(write(t, deployed(t, *rendered))); err != nil {
+	if _, err := fromFile(write(t, deployed(t, *rendered))); err != nil {
 		t.Error(err)
 	}
 }
@@ -115,7 +115,7 @@ func TestDeployedConfiguration(t *testing.T) {
 			t.Errorf("the chart does not set %s", s.key)
 		}
 	}
-	got, err := Load(write(t, text))
+	got, err := fromFile(write(t, text))
 	if err != nil {
 		t.Fatal(err)
 	}

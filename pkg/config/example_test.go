@@ -10,7 +10,7 @@ import (
 	"github.com/model-csi/model-csi/pkg/config"
 )
 
-func ExampleLoad() {
+func ExampleFlags_Config() {
 	dir, err := os.MkdirTemp("", "config")
 	if err != nil {
 		panic(err)
@@ -20,12 +20,17 @@ func ExampleLoad() {
 	if err := os.WriteFile(file, []byte("cache-limit: 500Gi\ncache-reserve: 15%\n"), 0o600); err != nil {
 		panic(err)
 	}
-	c, err := config.Load(file)
+	fs := pflag.NewFlagSet("node", pflag.ContinueOnError)
+	flags := config.Bind(fs)
+	if err := fs.Parse([]string{"--config=" + file, "--cache-reserve=20%"}); err != nil {
+		panic(err)
+	}
+	c, err := flags.Config()
 	if err != nil {
 		panic(err)
 	}
 	fmt.Println(c.CacheLimit, c.CacheReserve, c.PullLinger)
-	// Output: 500Gi 15% 10m0s
+	// Output: 500Gi 20% 10m0s
 }
 
 func ExampleBind() {

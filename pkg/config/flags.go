@@ -47,7 +47,10 @@ func (f *Flags) Config() (Config, error) {
 	if err := errors.Join(errs...); err != nil {
 		return Config{}, err
 	}
-	return c.complete()
+	if c, err = c.complete(); err != nil && f.file != "" {
+		err = fmt.Errorf("config file %s and the flags: %w", f.file, err) // together: a flag may be at odds with the file
+	}
+	return c, err
 }
 
 // flagValue is a pflag.Value that holds the text of one setting.

@@ -20,7 +20,7 @@ func FuzzLoad(f *testing.F) {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		c, err := Load(path)
+		c, err := fromFile(path)
 		if err != nil {
 			if !strings.Contains(err.Error(), path) {
 				t.Fatalf("the error does not name the file: %v", err)
@@ -28,7 +28,7 @@ func FuzzLoad(f *testing.F) {
 			return
 		}
 		if err := c.Validate(); err != nil {
-			t.Fatalf("Load accepted what Validate refuses: %v", err)
+			t.Fatalf("what Validate refuses was accepted: %v", err)
 		}
 		again := base()
 		for _, s := range settings {

@@ -6,27 +6,9 @@ import (
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc/status"
-)
 
-// Attempt is what became of kubelet's last call for a volume that is not published yet: why a pod waits.
-type Attempt struct {
-	VolumeID string `json:"volumeID"`
-	Target   string `json:"target"`
-	// Pod is namespace/name; empty where kubelet does not tell.
-	Pod string `json:"pod,omitempty"`
-	// Reference as the pod says it, checked or not.
-	Reference string `json:"reference"`
-	// First is when the volume was first asked for, Began when the last call began, Ended when it was answered; zero
-	// while it is under way.
-	First time.Time `json:"first"`
-	Began time.Time `json:"began"`
-	Ended time.Time `json:"ended,omitzero"`
-	// Calls so far.
-	Calls int `json:"calls"`
-	// Code and Error are the answer to the last call that was answered; both empty before that.
-	Code  string `json:"code,omitempty"`
-	Error string `json:"error,omitempty"`
-}
+	"github.com/model-csi/model-csi/pkg/model"
+)
 
 // maxAttempts bounds what is remembered. Kubelet allows some hundred pods on a node.
 const maxAttempts = 2000
@@ -34,13 +16,15 @@ const maxAttempts = 2000
 // attempts remembers the volumes that wait. Safe for concurrent use.
 type attempts struct {
 	mu   sync.Mutex // guards what follows
-	byID map[attemptKey]*Attempt
+	byID map[attemptKey]*model.Attempt
 	now  func() time.Time
 }
 
 type attemptKey struct{ volumeID, target string }
 
-func newAttempts() *attempts { return &attempts{byID: make(map[attemptKey]*Attempt), now: time.Now} }
+func newAttempts() *attempts {
+	return &attempts{byID: make(map[attemptKey]*model.Attempt), now: time.Now}
+}
 
 // begin notes a call. The returned function notes its end.
 func (a *attempts) begin(driver string, r *csi.NodePublishVolumeRequest) (end func(error)) {
@@ -59,7 +43,7 @@ func (a *attempts) begin(driver string, r *csi.NodePublishVolumeRequest) (end fu
 	now := a.now()
 	x := a.byID[key]
 	if x == nil {
-		x = &Attempt{First: now}
+		x = &model.Attempt{First: now}
 		a.forgetOldest()
 		a.byID[key] = x
 	}
@@ -70,7 +54,7 @@ func (a *attempts) begin(driver string, r *csi.NodePublishVolumeRequest) (end fu
 }
 
 // end notes the answer to a call. A volume that was published waits no more.
-func (a *attempts) end(key attemptKey, x *Attempt, err error) {
+func (a *attempts) end(key attemptKey, x *model.Attempt, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err == nil {
@@ -104,10 +88,10 @@ func (a *attempts) forgetOldest() {
 }
 
 // Attempts lists the volumes that wait, in no order.
-func (d *Driver) Attempts() []Attempt {
+func (d *Driver) Attempts() []model.Attempt {
 	d.attempts.mu.Lock()
 	defer d.attempts.mu.Unlock()
-	out := make([]Attempt, 0, len(d.attempts.byID))
+	out := make([]model.Attempt, 0, len(d.attempts.byID))
 	for _, x := range d.attempts.byID {
 		out = append(out, *x)
 	}

@@ -57,7 +57,7 @@ func dial(t *testing.T, path string) *grpc.ClientConn {
 
 func eventually(t *testing.T, what func() bool) {
 	t.Helper()
-	for range 1000 {
+	for range 6000 {
 		if what() {
 			return
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"sigs.k8s.io/yaml"
@@ -62,10 +63,8 @@ func (f *Facts) addCard(c card) {
 	if len(licenses) > 0 {
 		f.Licenses = licenses
 	}
-	for _, l := range stringsOf(c.Language) {
-		if language.MatchString(l) {
-			f.Languages = append(f.Languages, l)
-		}
+	if found := languages(c.Language); len(found) > 0 {
+		f.Languages = found
 	}
 	if t, ok := pipelines[c.Pipeline]; ok {
 		f.InputTypes, f.OutputTypes = strings.Fields(t[0]), strings.Fields(t[1])
@@ -73,6 +72,11 @@ func (f *Facts) addCard(c card) {
 }
 
 var language = regexp.MustCompile(`^[a-z]{2}$`)
+
+// languages keeps the codes of a language or a list of them, and leaves out longer ones and words such as "multilingual".
+func languages(v any) []string {
+	return slices.DeleteFunc(stringsOf(v), func(l string) bool { return !language.MatchString(l) })
+}
 
 func stringsOf(v any) []string {
 	switch v := v.(type) {

@@ -30,7 +30,7 @@ type Facts struct {
 	Format       string `json:"format,omitempty"`
 	// Parameters is their number; 0 when it is not known.
 	Parameters int64 `json:"parameters,omitempty"`
-	// Precision is the type of most values: "bf16", "fp16", "int4", or "mixed".
+	// Precision is the type of nearly all values, such as "bfloat16" or "int4", or a list: "int4,int6".
 	Precision    string   `json:"precision,omitempty"`
 	Quantization string   `json:"quantization,omitempty"`
 	InputTypes   []string `json:"inputTypes,omitempty"`
@@ -145,7 +145,7 @@ func (d *describer) header(f File) (Weights, bool) {
 // formats of weight files by their ending.
 var formats = map[string]string{
 	".safetensors": FormatSafetensors, ".gguf": FormatGGUF, ".ggml": "ggml",
-	".bin": "pytorch", ".pt": "pytorch", ".pth": "pytorch", ".ckpt": "pytorch",
+	".bin": "pt", ".pt": "pt", ".pth": "pt", ".ckpt": "pt",
 	".onnx": "onnx", ".onnx_data": "onnx", ".pb": "tensorflow", ".h5": "tensorflow", ".keras": "keras", ".tflite": "tflite",
 	".msgpack": "flax", ".mlmodel": "coreml", ".mlpackage": "coreml", ".engine": "tensorrt", ".plan": "tensorrt", ".nemo": "nemo",
 	".pdparams": "paddle", ".pdiparams": "paddle", ".llamafile": "llamafile",

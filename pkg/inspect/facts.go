@@ -93,6 +93,7 @@ func (f *Facts) addWeights(s summary, c config) {
 	f.Architecture = architectureOf(family)
 	f.Name = text("general.name")
 	f.Licenses = spdx(text("general.license"))
+	f.Languages = languages(s.metadata["general.languages"])
 	f.ContextLength, _ = Integer(s.metadata[family+".context_length"])
 	if kind, ok := Integer(s.metadata["general.file_type"]); ok {
 		f.Quantization = ggufFileTypes[kind]
@@ -157,7 +158,10 @@ func (f *Facts) addConfig(c config) {
 	}
 }
 
-var configPrecisions = map[string]string{"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float8_e4m3fn": "fp8"}
+// configPrecisions are the specification's words for those of config.json.
+var configPrecisions = map[string]string{
+	"bfloat16": "bfloat16", "float16": "float16", "float32": "float32", "float64": "float64", "float8_e4m3fn": "float8_e4m3", "float8_e5m2": "float8_e5m2",
+}
 
 func (f *Facts) addInputs(c config) {
 	present := func(raw json.RawMessage) bool { return len(raw) > 0 && string(raw) != "null" }

@@ -98,11 +98,12 @@ func (g *gguf) put(values ...any) *gguf {
 func ggufFile(order binary.ByteOrder) []byte {
 	g := &gguf{order: order}
 	g.WriteString("GGUF")
-	g.put(uint32(3), uint64(2), uint64(6))
+	g.put(uint32(3), uint64(2), uint64(7))
 	g.put("general.architecture", uint32(8), "llama")
 	g.put("general.name", uint32(8), "Tiny")
 	g.put("general.file_type", uint32(4), uint32(15))
 	g.put("llama.context_length", uint32(4), uint32(4096))
+	g.put("general.languages", uint32(9), uint32(8), uint64(2), "en", "multilingual")
 	g.put("tokenizer.ggml.tokens", uint32(9), uint32(8), uint64(100))
 	for range 100 {
 		g.put("token")
@@ -246,12 +247,12 @@ func TestDescribe(t *testing.T) {
 			"config.json":           `{"model_type":"llama","architectures":["LlamaForCausalLM"],"max_position_embeddings":8192}`,
 			"tokenizer_config.json": `{"chat_template":"{% if tools %}"}`,
 			"README.md":             "---\nlicense: mit\nlanguage:\n- en\n- multilingual\nmodel_name: Tiny\n---\n",
-		}, `{"name":"Tiny","family":"llama","architecture":"transformer","format":"safetensors","parameters":700000,"precision":"bf16","inputTypes":["text"],"outputTypes":["text"],"toolUsage":true,"languages":["en"],"licenses":["MIT"],"contextLength":8192}`},
+		}, `{"name":"Tiny","family":"llama","architecture":"transformer","format":"safetensors","parameters":700000,"precision":"bfloat16","inputTypes":["text"],"outputTypes":["text"],"toolUsage":true,"languages":["en"],"licenses":["MIT"],"contextLength":8192}`},
 		"the same weights twice": {map[string]string{"model.safetensors": string(bf16), "consolidated.safetensors": string(bf16), "original/consolidated.pth": "x"},
-			`{"format":"safetensors","parameters":700000,"precision":"bf16"}`},
+			`{"format":"safetensors","parameters":700000,"precision":"bfloat16"}`},
 		"an index says what counts": {map[string]string{
 			"a.safetensors": string(bf16), "b.safetensors": string(bf16), "model.safetensors.index.json": `{"weight_map":{"w":"a.safetensors"}}`,
-		}, `{"format":"safetensors","parameters":700000,"precision":"bf16"}`},
+		}, `{"format":"safetensors","parameters":700000,"precision":"bfloat16"}`},
 		"gptq": {map[string]string{
 			"model.safetensors": string(tensorFile(weight("l.qweight", "I32", 32, 100, 1000), weight("l.qzeros", "I32", 32, 10), weight("l.scales", "F16", 16, 100), weight("embed", "F16", 16, 10, 1000))),
 			"config.json":       `{"model_type":"qwen2","quantization_config":{"quant_method":"gptq","bits":4}}`,
@@ -263,21 +264,23 @@ func TestDescribe(t *testing.T) {
 		"fp8": {map[string]string{
 			"model.safetensors": string(tensorFile(weight("l.weight", "F8_E4M3", 8, 1000, 100), weight("l.weight_scale_inv", "F32", 32, 10))),
 			"config.json":       `{"model_type":"deepseek_v3","quantization_config":{"quant_method":"fp8"}}`,
-		}, `{"family":"deepseek_v3","architecture":"transformer","format":"safetensors","parameters":100000,"precision":"fp8","quantization":"fp8"}`},
-		"mixed": {map[string]string{"model.safetensors": string(tensorFile(weight("a", "F16", 16, 1000), weight("b", "F32", 32, 1000)))},
-			`{"format":"safetensors","parameters":2000,"precision":"mixed"}`},
+		}, `{"family":"deepseek_v3","architecture":"transformer","format":"safetensors","parameters":100000,"precision":"float8_e4m3","quantization":"fp8"}`},
+		"several types": {map[string]string{"model.safetensors": string(tensorFile(weight("a", "F16", 16, 1000), weight("b", "F32", 32, 2000), weight("c", "I8", 8, 20)))},
+			`{"format":"safetensors","parameters":3020,"precision":"float32,float16"}`},
 		"vision": {map[string]string{"config.json": `{"model_type":"qwen2_5_vl","architectures":["Qwen2_5_VLForConditionalGeneration"],"vision_config":{"depth":1},"video_token_id":5,"text_config":{"max_position_embeddings":100,"torch_dtype":"bfloat16"}}`},
-			`{"family":"qwen2_5_vl","architecture":"transformer","precision":"bf16","inputTypes":["text","image","video"],"outputTypes":["text"],"contextLength":100}`},
+			`{"family":"qwen2_5_vl","architecture":"transformer","precision":"bfloat16","inputTypes":["text","image","video"],"outputTypes":["text"],"contextLength":100}`},
 		"diffusion": {map[string]string{"model_index.json": `{"_class_name":"FluxPipeline"}`, "unet/diffusion_pytorch_model.safetensors": string(bf16), "vae/diffusion_pytorch_model.safetensors": string(bf16)},
-			`{"family":"Flux","architecture":"diffusion","format":"safetensors","parameters":1400000,"precision":"bf16","inputTypes":["text"],"outputTypes":["image"]}`},
+			`{"family":"Flux","architecture":"diffusion","format":"safetensors","parameters":1400000,"precision":"bfloat16","inputTypes":["text"],"outputTypes":["image"]}`},
 		"embedding": {map[string]string{"config.json": `{"model_type":"bert","architectures":["BertModel"]}`, "modules.json": "[]", "1_Pooling/config.json": "{}"},
 			`{"family":"bert","architecture":"transformer","inputTypes":["text"],"outputTypes":["embedding"]}`},
 		"gguf": {map[string]string{"tiny-Q4_K_M.gguf": string(ggufFile(binary.LittleEndian))},
-			`{"name":"Tiny","family":"llama","architecture":"transformer","format":"gguf","parameters":520,"precision":"int4","quantization":"Q4_K_M","inputTypes":["text"],"outputTypes":["text"],"reasoning":true,"toolUsage":true,"contextLength":4096}`},
+			`{"name":"Tiny","family":"llama","architecture":"transformer","format":"gguf","parameters":520,"precision":"int4","quantization":"Q4_K_M","inputTypes":["text"],"outputTypes":["text"],"reasoning":true,"toolUsage":true,"languages":["en"],"contextLength":4096}`},
+		"languages of gguf and card": {map[string]string{"tiny-Q4_K_M.gguf": string(ggufFile(binary.LittleEndian)), "README.md": "---\nlanguage: [de, fr-CA, fr]\n---\n"},
+			`{"name":"Tiny","family":"llama","architecture":"transformer","format":"gguf","parameters":520,"precision":"int4","quantization":"Q4_K_M","inputTypes":["text"],"outputTypes":["text"],"reasoning":true,"toolUsage":true,"languages":["de","fr"],"contextLength":4096}`},
 		"speech":       {map[string]string{"README.md": "---\r\npipeline_tag: automatic-speech-recognition\r\nlicense: other\r\n---\r\n", "model.onnx": "x"}, `{"format":"onnx","inputTypes":["audio"],"outputTypes":["text"]}`},
-		"pytorch":      {map[string]string{"pytorch_model.bin": "xx", "model.onnx": "x"}, `{"format":"pytorch"}`},
+		"pytorch":      {map[string]string{"pytorch_model.bin": "xx", "model.onnx": "x"}, `{"format":"pt"}`},
 		"nothing":      {map[string]string{"a.txt": "x"}, `{}`},
-		"odd settings": {map[string]string{"config.json": `{"model_type":7,"torch_dtype":"float16"}`}, `{"precision":"fp16"}`},
+		"odd settings": {map[string]string{"config.json": `{"model_type":7,"torch_dtype":"float16"}`}, `{"precision":"float16"}`},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package inspect
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -192,13 +193,16 @@ func (s summary) parameters() int64 {
 	return n
 }
 
-// precisions are the names of types in the specification's words.
+// precisions are the names of types in the specification's words, and in those of PyTorch for what it has no word for.
 var precisions = map[string]string{
-	"BF16": "bf16", "F16": "fp16", "F32": "fp32", "F64": "fp64", "I8": "int8", "U8": "uint8", "F4": "fp4", "MXFP4": "fp4",
-	"F8_E4M3": "fp8", "F8_E5M2": "fp8", "F8_E4M3FNUZ": "fp8", "F8_E5M2FNUZ": "fp8",
+	"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64", "C64": "complex64", "BOOL": "bool",
+	"I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
+	"F8_E4M3": "float8_e4m3", "F8_E5M2": "float8_e5m2", "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
+	"F8_E8M0": "float8_e8m0", "F4": "float4_e2m1", "MXFP4": "float4_e2m1",
 }
 
-// precision is the type that at least nine of ten values have.
+// precision is the type that at least nine of ten parameters have. Where there is none it lists the types that more than
+// one in a hundred has, that of most parameters first, separated by commas.
 func (s summary) precision() string {
 	total := s.parameters()
 	if total == 0 {
@@ -218,12 +222,11 @@ func (s summary) precision() string {
 	for bits, n := range s.packed {
 		by[fmt.Sprintf("int%d", bits)] += n
 	}
-	for name, n := range by {
-		if n > total-total/10-1 {
-			return name
-		}
+	names := slices.SortedFunc(maps.Keys(by), func(a, b string) int { return cmp.Or(cmp.Compare(by[b], by[a]), strings.Compare(a, b)) })
+	if by[names[0]] > total-total/10-1 {
+		return names[0]
 	}
-	return "mixed"
+	return strings.Join(slices.DeleteFunc(names, func(name string) bool { return by[name] <= total/100 }), ",")
 }
 
 // ggufPrecision reads the bits in the name of a block type: "Q4_K" is "int4".

@@ -7,7 +7,7 @@
 // one. A [Member] is an entry of an archive layer before a format decided where it belongs.
 //
 // A failure is one of the kinds in this package (ErrNotFound and its siblings), wrapped with what was being done to
-// which object. A [Secret] cannot print itself.
+// which object. A [Secret] cannot print itself. An [Attempt] tells what keeps a volume from its pod.
 //
 // The package imports the standard library, go-digest and a private helper for the advice in errors, does no I/O, and
 // decides nothing that a format, a store or a driver should decide.

@@ -173,6 +173,9 @@ func (c *copier) move(ctx context.Context, p *pusher, jobs int) error {
 	return ctx.Err()
 }
 
+// anyRepository leaves it to the target where it mounts a blob from.
+const anyRepository = ""
+
 // bring brings one blob to the target, unless it is there.
 func (p *pusher) bring(ctx context.Context, name string, b model.Blob, open func(int64) (io.ReadCloser, error)) error {
 	event := Event{Path: name, Digest: b.Digest, Bytes: b.Size, Total: b.Size}
@@ -185,7 +188,7 @@ func (p *pusher) bring(ctx context.Context, name string, b model.Blob, open func
 		p.count(&p.result.Existing, event)
 		return nil
 	}
-	for _, from := range p.options.MountFrom {
+	for _, from := range append(slices.Clone(p.options.MountFrom), anyRepository) {
 		mounted, err := p.target.Mount(ctx, b, from)
 		if err != nil {
 			return err

@@ -21,9 +21,9 @@ func IsLayout(dir string) bool {
 }
 
 // ValidateLayout holds the artifacts of a layout against the specification; tag selects one, empty means all. Every blob
-// has to be there with its size, and with full also with its digest, which reads all of it. It fails with
-// model.ErrNotFound where there is no such artifact, and model.ErrInvalid for a directory that is no layout.
-func ValidateLayout(dir, tag string, full bool) ([]Finding, error) {
+// has to be there with its size, and with full also with its digest, which reads all of it. The schema is that of Validate.
+// It fails with model.ErrNotFound where there is no such artifact, and model.ErrInvalid for a directory that is no layout.
+func ValidateLayout(dir, tag string, full bool, schema *Schema) ([]Finding, error) {
 	if !IsLayout(dir) {
 		return nil, fmt.Errorf("%s is not an OCI image layout: it has no file %s: %w", dir, ocispec.ImageLayoutFile, model.ErrInvalid)
 	}
@@ -39,7 +39,7 @@ func ValidateLayout(dir, tag string, full bool) ([]Finding, error) {
 			continue
 		}
 		found++
-		l.validate(&fs, d, full)
+		l.validate(&fs, d, full, schema)
 	}
 	if found == 0 && tag != "" {
 		return nil, fmt.Errorf("layout %s has no artifact with the tag %q: %w", dir, tag, model.ErrNotFound)
@@ -50,7 +50,7 @@ func ValidateLayout(dir, tag string, full bool) ([]Finding, error) {
 	return fs, nil
 }
 
-func (l *Layout) validate(fs *findings, d ocispec.Descriptor, full bool) {
+func (l *Layout) validate(fs *findings, d ocispec.Descriptor, full bool, schema *Schema) {
 	manifest, ok := l.small(fs, "manifest", d)
 	if !ok {
 		return
@@ -61,7 +61,7 @@ func (l *Layout) validate(fs *findings, d ocispec.Descriptor, full bool) {
 		return
 	}
 	config, _ := l.small(fs, "config", m.Config)
-	*fs = append(*fs, Validate(manifest, config)...)
+	*fs = append(*fs, Validate(manifest, config, schema)...)
 	for i, layer := range m.Layers {
 		l.blob(fs, fmt.Sprintf("blob of layers[%d]", i), layer, full)
 	}

@@ -32,6 +32,7 @@ type memory struct {
 	mu       sync.Mutex
 	blobs    map[digest.Digest][]byte
 	other    map[digest.Digest]bool
+	finds    bool // by itself what others have
 	manifest []byte
 	uploads  int
 	fail     error
@@ -49,7 +50,7 @@ func (m *memory) Exists(_ context.Context, b model.Blob) (bool, error) {
 func (m *memory) Mount(_ context.Context, b model.Blob, from string) (bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if from != "other" || !m.other[b.Digest] {
+	if from != "other" && (from != "" || !m.finds) || !m.other[b.Digest] {
 		return false, nil
 	}
 	m.blobs[b.Digest] = nil
@@ -164,7 +165,7 @@ func TestManifest(t *testing.T) {
 	if m.uploads != len(files)-1+1 || r.Files != len(files) || r.Digest != digest.FromBytes(m.manifest) || r.Existing != 0 {
 		t.Errorf("%d uploads, %+v", m.uploads, r)
 	}
-	if found := pack.Validate(m.manifest, m.blobs[manifest.Config.Digest]); len(found) > 0 {
+	if found := pack.Validate(m.manifest, m.blobs[manifest.Config.Digest], nil); len(found) > 0 {
 		t.Errorf("findings %v", found)
 	}
 }
@@ -291,6 +292,13 @@ func TestBlobsThatAreThere(t *testing.T) {
 	r, err := pack.Push(t.Context(), scan(t, dir, pack.ScanOptions{}), pack.Config{}, second, pack.Options{MountFrom: []string{"nothing", "other"}})
 	if err != nil || r.Sent != 0 || r.Mounted == 0 || second.uploads != 1 { // the config has another history
 		t.Errorf("%+v, %d uploads, %v", r, second.uploads, err)
+	}
+	// A registry that finds them by itself is not told where they are.
+	third := newMemory()
+	third.other, third.finds = second.other, true
+	r, err = pack.Push(t.Context(), scan(t, dir, pack.ScanOptions{}), pack.Config{}, third, pack.Options{})
+	if err != nil || r.Sent != 0 || r.Mounted == 0 || third.uploads != 1 {
+		t.Errorf("%+v, %d uploads, %v", r, third.uploads, err)
 	}
 }
 

@@ -29,7 +29,7 @@ type Target interface {
 	// Exists reports whether the target has the blob.
 	Exists(ctx context.Context, b model.Blob) (bool, error)
 	// Mount makes the blob of another repository of the same registry one of this target, and reports whether that was
-	// possible. That it was not is no error.
+	// possible. That it was not is no error. An empty from means whichever repository the registry finds by itself.
 	Mount(ctx context.Context, b model.Blob, from string) (bool, error)
 	// Upload brings the blob. open returns its content from an offset on, any number of times; sent is told how many
 	// bytes have arrived in all, which can become fewer when something has to be sent again.
@@ -48,7 +48,8 @@ type Options struct {
 	Annotations map[string]string
 	// Jobs is how many files are read and sent at once; 4 by default, and never fewer than processors are there to hash.
 	Jobs int
-	// MountFrom lists repositories of the same registry that may have blobs already.
+	// MountFrom lists repositories of the same registry that may have blobs already. After them the target is asked to
+	// find one by itself.
 	MountFrom []string
 	// Observer is told what happens, one event at a time. Nil means nobody is.
 	Observer func(Event)

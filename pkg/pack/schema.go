@@ -12,6 +12,8 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"golang.org/x/text/language"
 	"golang.org/x/text/message"
+
+	"github.com/model-csi/model-csi/pkg/model"
 )
 
 // configSchema is the JSON schema of a config, with today's names.
@@ -19,31 +21,48 @@ import (
 //go:embed schema/model-config.json
 var configSchema []byte
 
-// schema compiles it once.
-var schema = sync.OnceValues(func() (*jsonschema.Schema, error) {
-	document, err := jsonschema.UnmarshalJSON(bytes.NewReader(configSchema))
+// ownSchema compiles it once.
+var ownSchema = sync.OnceValues(func() (*Schema, error) { return ReadSchema(configSchema) })
+
+// Schema is a JSON schema that a config is held against.
+type Schema struct{ compiled *jsonschema.Schema }
+
+// ReadSchema reads a JSON schema, such as the one that comes with another release of the specification, of the draft that
+// it names. It fails with model.ErrInvalid for what is none, and for one that refers to other documents.
+func ReadSchema(data []byte) (*Schema, error) {
+	document, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("schema: not valid JSON: %v: %w", err, model.ErrInvalid)
 	}
 	const name = "urn:model-csi:model-config"
 	c := jsonschema.NewCompiler()
 	c.AssertFormat()
-	if err := c.AddResource(name, document); err != nil {
-		return nil, err
+	c.UseLoader(noLoader{})
+	err = c.AddResource(name, document)
+	var s *jsonschema.Schema
+	if err == nil {
+		s, err = c.Compile(name)
 	}
-	return c.Compile(name)
-})
+	if err != nil {
+		return nil, fmt.Errorf("schema: %v: %w", err, model.ErrInvalid)
+	}
+	return &Schema{s}, nil
+}
+
+// noLoader keeps a schema from reading files and hosts.
+type noLoader struct{}
+
+// Load implements jsonschema.URLLoader.
+func (noLoader) Load(url string) (any, error) {
+	return nil, fmt.Errorf("it refers to %s, and other documents are not read", url)
+}
 
 type schemaFinding struct{ where, message string }
 
-// schemaFindings holds a decoded config against the schema.
-func schemaFindings(instance any) []schemaFinding {
-	s, err := schema()
-	if err != nil {
-		return []schemaFinding{{".", fmt.Sprintf("the schema cannot be read: %v", err)}}
-	}
+// findings holds a decoded config against the schema.
+func (s *Schema) findings(instance any) []schemaFinding {
 	var invalid *jsonschema.ValidationError
-	if err := s.Validate(instance); err == nil || !errors.As(err, &invalid) {
+	if err := s.compiled.Validate(instance); err == nil || !errors.As(err, &invalid) {
 		return nil
 	}
 	return leaves(invalid)

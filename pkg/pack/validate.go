@@ -48,8 +48,9 @@ func (fs *findings) warnf(where, format string, args ...any) {
 const maxFindings = 1000
 
 // Validate holds the manifest of an artifact and its config against the specification, its older names included. Nothing
-// found means that it follows every rule that can be seen in the two. config may be nil where there is none.
-func Validate(manifest, config []byte) []Finding {
+// found means that it follows every rule that can be seen in the two. config may be nil where there is none. The config
+// is held against the schema; nil means the one of this package, which is written after the specification's text.
+func Validate(manifest, config []byte, schema *Schema) []Finding {
 	var fs findings
 	var m ocispec.Manifest
 	if err := json.Unmarshal(manifest, &m); err != nil {
@@ -67,7 +68,7 @@ func Validate(manifest, config []byte) []Finding {
 		fs.errorf("manifest: config", "the config %s is not there or too large to be one", m.Config.Digest)
 		return fs
 	}
-	fs = append(fs, ValidateConfig(names, config)...)
+	fs = append(fs, ValidateConfig(names, config, schema)...)
 	fs.diffIDs(names, m.Layers, config)
 	return fs
 }
@@ -221,29 +222,43 @@ var (
 
 var modalities = []string{"text", "image", "audio", "video", "embedding", "other"}
 
-// ValidateConfig holds a config against the JSON schema and the text of the specification.
-func ValidateConfig(names Names, config []byte) []Finding {
+// ValidateConfig holds a config against a JSON schema, as Validate does, and against what the specification says in words.
+func ValidateConfig(names Names, config []byte, schema *Schema) []Finding {
 	var fs findings
 	instance, err := decode(config)
 	if err != nil {
 		fs.errorf("config", "not valid JSON: %v", err)
 		return fs
 	}
-	if names == CNAI {
-		modernise(instance)
+	if schema == nil {
+		if schema, err = ownSchema(); err != nil {
+			fs.errorf("config", "%v", err)
+			return fs
+		}
+		if names == CNAI {
+			modernise(instance)
+		}
 	}
-	for _, f := range schemaFindings(instance) {
+	for _, f := range schema.findings(instance) {
 		fs.errorf("config: "+f.where, "%s", f.message)
 	}
 	var c struct {
 		Descriptor Descriptor `json:"descriptor"`
-		Config     Model      `json:"config"`
+		Config     struct {
+			Model
+			Capabilities struct {
+				Embedding *bool `json:"embedding"`
+			} `json:"capabilities"`
+		} `json:"config"`
 	}
 	if json.Unmarshal(config, &c) != nil {
 		return fs // the schema has said why
 	}
 	if c.Config.ParamSize != "" && !paramSizePattern.MatchString(c.Config.ParamSize) {
 		fs.errorf("config: config.paramSize", "%.50q is not a count with at most one decimal and a scale (K, M, B, T or Q), such as 6.7B", c.Config.ParamSize)
+	}
+	if c.Config.Capabilities.Embedding != nil {
+		fs.warnf("config: config.capabilities.embedding", "the specification had it up to v0.0.7; since then \"embedding\" among the outputTypes says so")
 	}
 	for i, l := range c.Descriptor.Licenses {
 		if !spdxPattern.MatchString(l) {

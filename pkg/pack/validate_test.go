@@ -68,19 +68,19 @@ func TestValidateManifest(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m, config := sound(t, pack.ModelPack)
 			tt.spoil(&m)
-			for _, f := range pack.Validate(encode(t, m), config) {
+			for _, f := range pack.Validate(encode(t, m), config, nil) {
 				if strings.HasPrefix(f.String(), tt.want+": ") {
 					return
 				}
 			}
-			t.Errorf("%q is not among %v", tt.want, pack.Validate(encode(t, m), config))
+			t.Errorf("%q is not among %v", tt.want, pack.Validate(encode(t, m), config, nil))
 		})
 	}
-	if found := pack.Validate([]byte("{"), nil); len(found) != 1 {
+	if found := pack.Validate([]byte("{"), nil, nil); len(found) != 1 {
 		t.Errorf("%v", found)
 	}
 	m, _ := sound(t, pack.ModelPack)
-	if found := pack.Validate(encode(t, m), nil); len(found) != 1 || found[0].Where != "manifest: config" {
+	if found := pack.Validate(encode(t, m), nil, nil); len(found) != 1 || found[0].Where != "manifest: config" {
 		t.Errorf("without a config: %v", found)
 	}
 }
@@ -91,7 +91,7 @@ func TestOlderNames(t *testing.T) {
 	if strings.Contains(string(encode(t, m)), "cncf") || !strings.Contains(string(config), "diff_ids") {
 		t.Errorf("%s", config)
 	}
-	if found := pack.Validate(encode(t, m), config); len(found) != 1 || found[0].Level != pack.LevelWarning {
+	if found := pack.Validate(encode(t, m), config, nil); len(found) != 1 || found[0].Level != pack.LevelWarning {
 		t.Errorf("%v", found)
 	}
 }
@@ -122,11 +122,12 @@ func TestValidateConfig(t *testing.T) {
 		"size":           {`{"descriptor":{},"config":{"paramSize":"7 billion"},` + fs + `}`, "error: config: config.paramSize: "},
 		"two decimals":   {`{"descriptor":{},"config":{"paramSize":"7.25B"},` + fs + `}`, "error: config: config.paramSize: "},
 		"license":        {`{"descriptor":{"licenses":["Llama 3 Community"]},"config":{},` + fs + `}`, "warning: config: descriptor.licenses[0]: "},
+		"of v0.0.7":      {`{"descriptor":{},"config":{"capabilities":{"embedding":true}},` + fs + `}`, "warning: config: config.capabilities.embedding: "},
 		"empty document": {``, "error: config: not valid JSON"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			found := pack.ValidateConfig(pack.ModelPack, []byte(tt.config))
+			found := pack.ValidateConfig(pack.ModelPack, []byte(tt.config), nil)
 			if tt.want == "" && len(found) > 0 || tt.want != "" && !slices.ContainsFunc(found, func(f pack.Finding) bool { return strings.HasPrefix(f.String(), tt.want) }) {
 				t.Errorf("%v", found)
 			}
@@ -154,7 +155,7 @@ func TestSettings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if found := pack.ValidateConfig(pack.ModelPack, config); len(found) > 0 {
+	if found := pack.ValidateConfig(pack.ModelPack, config, nil); len(found) > 0 {
 		t.Errorf("%v", found)
 	}
 	for _, key := range pack.Keys() {
@@ -191,7 +192,7 @@ func TestLayoutIsVerified(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	found, err := pack.ValidateLayout(dir, "v1", true)
+	found, err := pack.ValidateLayout(dir, "v1", true, nil)
 	if err != nil || len(found) > 0 {
 		t.Fatalf("%v, %v", found, err)
 	}
@@ -204,7 +205,7 @@ func TestLayoutIsVerified(t *testing.T) {
 		if err := os.WriteFile(weights, []byte(tt.content), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		found, err := pack.ValidateLayout(dir, "", tt.full)
+		found, err := pack.ValidateLayout(dir, "", tt.full, nil)
 		if err != nil || (tt.want == "") != (len(found) == 0) || tt.want != "" && !strings.Contains(found[0].Message, tt.want) {
 			t.Errorf("%s: %v, %v", name, found, err)
 		}
@@ -212,13 +213,13 @@ func TestLayoutIsVerified(t *testing.T) {
 	if err := os.Remove(weights); err != nil {
 		t.Fatal(err)
 	}
-	if found, err = pack.ValidateLayout(dir, "", false); err != nil || len(found) != 2 || !strings.Contains(found[0].Message, "is not in the layout") {
+	if found, err = pack.ValidateLayout(dir, "", false, nil); err != nil || len(found) != 2 || !strings.Contains(found[0].Message, "is not in the layout") {
 		t.Errorf("%v, %v", found, err)
 	}
-	if _, err := pack.ValidateLayout(dir, "v2", false); !errors.Is(err, model.ErrNotFound) {
+	if _, err := pack.ValidateLayout(dir, "v2", false, nil); !errors.Is(err, model.ErrNotFound) {
 		t.Errorf("%v", err)
 	}
-	if _, err := pack.ValidateLayout(t.TempDir(), "", false); !errors.Is(err, model.ErrInvalid) {
+	if _, err := pack.ValidateLayout(t.TempDir(), "", false, nil); !errors.Is(err, model.ErrInvalid) {
 		t.Errorf("%v", err)
 	}
 	if _, err := pack.NewLayout(directory(t, files), ""); !errors.Is(err, model.ErrInvalid) {
@@ -237,7 +238,7 @@ func TestCheck(t *testing.T) {
 func FuzzValidate(f *testing.F) {
 	f.Add([]byte(`{"schemaVersion":2,"layers":[{"annotations":{"org.cncf.model.file.metadata+json":"{}"}}]}`), []byte(`{"descriptor":{},"config":{},"modelfs":{"type":"layers","diffIds":["x"]}}`))
 	f.Fuzz(func(t *testing.T, manifest, config []byte) {
-		found := pack.Validate(manifest, config)
+		found := pack.Validate(manifest, config, nil)
 		for _, finding := range found {
 			if finding.Where == "" || finding.Message == "" {
 				t.Errorf("%+v", finding)

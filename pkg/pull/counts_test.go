@@ -248,10 +248,10 @@ func TestCosts(t *testing.T) {
 			if c.asked.Load() != asked || c.received.Load() != received || !result.Warm {
 				t.Error("the network was used")
 			}
-			// The runtime wakes its poller by writing 8 bytes; the smallest record has more than 64. Where go test may
-			// remember results, this process also writes down which files it opens.
+			// The runtime wakes its poller by writing 8 bytes, as often as it likes; the smallest record has more than 64.
+			// Where go test may remember results, this process also writes down which files it opens.
 			if f := flag.Lookup("test.testlogfile"); f == nil || f.Value.String() == "" {
-				atMost("bytes written", warm.written, 64)
+				atMost("bytes written", warm.written, 8*warm.writes)
 			}
 			// The records of the tag and the manifest, of 36 KiB.
 			atMost("bytes read", warm.read, 64<<10)

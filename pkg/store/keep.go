@@ -1,12 +1,9 @@
 package store
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"sort"
 	"time"
 
@@ -28,10 +25,7 @@ type Kept struct {
 	Since time.Time       `json:"since"`
 }
 
-func (s *Store) keptFile(reference string) string {
-	sum := sha256.Sum256([]byte(reference))
-	return s.path("kept", hex.EncodeToString(sum[:])+".json")
-}
+func (s *Store) keptFile(reference string) string { return s.path("kept", hashedName(reference)) }
 
 // Keep makes eviction leave the tree of a reference, and its blobs, alone until GiveUp, also after a restart. What was
 // kept under the same reference before is given up. The caller has pinned the blobs and knows that they are there; it is
@@ -101,31 +95,18 @@ func (s *Store) hold(k Kept, by int) {
 	}
 }
 
-// loadKept reads what a process before kept. A file that cannot be read is set aside, as for leases.
+// loadKept reads what the process before kept.
 func (s *Store) loadKept() error {
-	entries, err := os.ReadDir(s.path("kept"))
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		path := s.path("kept", e.Name())
+	return s.loadFiles("kept", func(path string, data []byte) error {
 		var k Kept
-		data, err := os.ReadFile(path)
-		if err == nil {
-			err = json.Unmarshal(data, &k)
+		if err := json.Unmarshal(data, &k); err != nil {
+			return err
 		}
-		if err == nil && path != s.keptFile(k.Reference) {
-			err = errors.New("it does not have the name of its reference")
-		}
-		if err != nil {
-			s.log.Warn("file of a kept reference set aside", "file", path, "error", err)
-			if err := os.Rename(path, s.path("trash", e.Name())); err != nil {
-				return err
-			}
-			continue
+		if path != s.keptFile(k.Reference) {
+			return errors.New("it does not have the name of its reference")
 		}
 		s.kept[k.Reference] = k
 		s.hold(k, 1)
-	}
-	return nil
+		return nil
+	})
 }

@@ -1,12 +1,9 @@
 package store
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"sort"
 	"time"
 
@@ -46,10 +43,8 @@ type leaseKey struct{ volumeID, target string }
 
 func (l Lease) key() leaseKey { return leaseKey{l.VolumeID, l.Target} }
 
-// leaseFile derives a file name from text that an orchestrator chose, so that no text can leave the directory.
 func (s *Store) leaseFile(k leaseKey) string {
-	sum := sha256.Sum256([]byte(k.volumeID + "\x00" + k.target))
-	return s.path("leases", hex.EncodeToString(sum[:])+".json")
+	return s.path("leases", hashedName(k.volumeID+"\x00"+k.target))
 }
 
 // PutLease records the lease, replacing one of the same volume and target. It is durable when PutLease returns.
@@ -125,34 +120,21 @@ func (s *Store) DropLease(volumeID, target string) error {
 	return nil
 }
 
-// loadLeases reads the leases of the process before. A file that cannot be read is set aside: it would otherwise stop
-// every start, and the mount table still protects the view of a volume that is mounted.
+// loadLeases reads the leases of the process before. One that is set aside costs nothing that is mounted: the mount table
+// still protects its view.
 func (s *Store) loadLeases() error {
-	entries, err := os.ReadDir(s.path("leases"))
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		path := s.path("leases", e.Name())
+	return s.loadFiles("leases", func(path string, data []byte) error {
 		var l Lease
-		data, err := os.ReadFile(path)
-		if err == nil {
-			err = json.Unmarshal(data, &l)
+		if err := json.Unmarshal(data, &l); err != nil {
+			return err
 		}
-		if err == nil && path != s.leaseFile(l.key()) {
-			err = errors.New("it does not have the name of its volume and target")
+		if path != s.leaseFile(l.key()) {
+			return errors.New("it does not have the name of its volume and target")
 		}
-		if err == nil {
-			_, err = model.ParseDigest(l.View.String()) // it becomes a path
-		}
-		if err != nil {
-			s.log.Warn("lease file set aside", "file", path, "error", err)
-			if err := os.Rename(path, s.path("trash", e.Name())); err != nil {
-				return err
-			}
-			continue
+		if _, err := model.ParseDigest(l.View.String()); err != nil { // it becomes a path
+			return err
 		}
 		s.leases[l.key()] = l
-	}
-	return nil
+		return nil
+	})
 }

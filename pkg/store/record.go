@@ -14,10 +14,38 @@ import (
 // Records are small durable facts that other packages keep beside the blobs, as JSON, by kind and name. A record that
 // is lost costs a request to the registry and nothing else, so one that cannot be read counts as absent.
 
-// recordFile hides names, which come from outside, behind their hash. kind is a word from our own code.
+// recordFile is where a record is. kind is a word from our own code.
 func (s *Store) recordFile(kind, name string) string {
-	sum := sha256.Sum256([]byte(name))
-	return s.path("records", kind, hex.EncodeToString(sum[:])+".json")
+	return s.path("records", kind, hashedName(name))
+}
+
+// hashedName derives the name of a JSON file from text that comes from outside, so that no text can leave a directory.
+func hashedName(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:]) + ".json"
+}
+
+// loadFiles hands the files of a directory that the process before wrote to take. One that cannot be read, or that take
+// refuses, is set aside: it would otherwise stop every start.
+func (s *Store) loadFiles(dir string, take func(path string, data []byte) error) error {
+	entries, err := os.ReadDir(s.path(dir))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		path := s.path(dir, e.Name())
+		data, err := os.ReadFile(path)
+		if err == nil {
+			err = take(path, data)
+		}
+		if err != nil {
+			s.log.Warn("state file set aside", "file", path, "error", err)
+			if err := os.Rename(path, s.path("trash", e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 type record struct {

@@ -97,7 +97,7 @@ func TestStories(t *testing.T) {
 		},
 		Cmds: withWorld(map[string]func(*testscript.TestScript, bool, []string){
 			"model": makeModel, "random": makeRandom, "sametree": sameTree, "registry": startRegistry,
-			"slow": slowDown, "awaitslow": awaitSlow, "fault": injectFault, "sent": countRequests, "help": compareHelp, "stdout2env": stdoutToEnv,
+			"slow": slowDown, "awaitslow": awaitSlow, "fault": injectFault, "sent": countRequests, "stdout2env": stdoutToEnv,
 		}),
 	})
 }
@@ -260,31 +260,6 @@ func countRequests(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	*seen = len(all)
 }
-
-func compareHelp(ts *testscript.TestScript, neg bool, args []string) {
-	check(ts, neg, args, 1, "help FILE [COMMAND...]")
-	ts.Check(ts.Exec("model-csi", append(args[1:], "--help")...))
-	got := ts.ReadFile("stdout")
-	golden := filepath.Join(goldenDir, args[0])
-	if *update {
-		ts.Check(os.WriteFile(golden, []byte(got), 0o644))
-		return
-	}
-	want, err := os.ReadFile(golden)
-	ts.Check(err)
-	if got != string(want) {
-		ts.Fatalf("the help of %q is not that of %s any more; go test -update writes it:\n%s", strings.Join(args[1:], " "), golden, got)
-	}
-}
-
-// goldenDir holds the golden help texts; absolute, because stories run elsewhere.
-var goldenDir = func() string {
-	dir, err := filepath.Abs("testdata/help")
-	if err != nil {
-		panic(err)
-	}
-	return dir
-}()
 
 func stdoutToEnv(ts *testscript.TestScript, neg bool, args []string) {
 	check(ts, neg, args, 1, "stdout2env VAR")

@@ -10,7 +10,6 @@
 //	                         so many requests of a kind (upload, blob, manifest) at $REGISTRY get the status after so many
 //	slow METHOD KIND         the next such request at $REGISTRY is not answered while the story runs; awaitslow waits for it
 //	sent METHOD KIND N       fails unless so many requests of a kind were made since the last call, at $REGISTRY
-//	help FILE COMMAND...     compares a command's help with a golden file of testdata; go test -update writes it
 //	stdout2env VAR           the last line of the last stdout becomes a variable
 //	artifact GENERATION PACKING DIR REPOSITORY:TAG
 //	                         pushes a directory as other producers do, to $REGISTRY; ollama and index are of the same kind
@@ -20,6 +19,8 @@
 //	received AT-MOST         fails if $REGISTRY sent more bytes of blobs since the last call of received or sent
 //	daemon [FLAG...]         a node with its state at $ROOT; publish VOLUME REFERENCE [ATTRIBUTE=VALUE...], which gives up after
 //	                         two seconds where it is to fail, and unpublish VOLUME ask it as kubelet does, at $TARGET
+//	discovering NAME REPOSITORY
+//	                         the story's registry at $NAME, where it mounts blobs of the repository without being told its name
 //	everybody                opens the story's directory and the binaries to other users
 //
 // Every story starts with a registry of its own at $REGISTRY, and with $HOME and $DOCKER_CONFIG in its own directory.

@@ -5,6 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,8 +26,9 @@ import (
 
 // What a story needs besides a registry: a node, a Hub, artifacts of other producers.
 var worldCommands = map[string]func(*testscript.TestScript, bool, []string){
-	"daemon": startDaemon, "publish": publish, "unpublish": unpublish, "hub": startHub, "artifact": pushArtifact,
+	"daemon": startDaemon, "publish": publish, "publishing": publishing, "unpublish": unpublish, "hub": startHub, "artifact": pushArtifact,
 	"ollama": pushOllama, "index": pushIndex, "stall": stallBlob, "unstall": endStall, "received": countBytes, "pace": setPace, "everybody": forEverybody,
+	"discovering": startDiscovering,
 }
 
 // nodeKey is where a story keeps its node.
@@ -43,8 +47,31 @@ func startDaemon(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("ROOT", n.Root())
 }
 
-// publish asks as kubelet does, once, and waits for two seconds; a volume that is pulled for longer is left to be pulled.
+// publish asks as kubelet does, once, and waits for the answer.
 func publish(ts *testscript.TestScript, neg bool, args []string) {
+	err := ask(ts, args, time.Minute)
+	if neg != (err != nil) {
+		ts.Fatalf("publish: %v", err)
+	}
+}
+
+// publishing asks again and again, as kubelet does for a volume that takes long, until its pull has come to where the
+// registry stalls. There it is left.
+func publishing(ts *testscript.TestScript, neg bool, args []string) {
+	check(ts, neg, args, 2, "publishing VOLUME REFERENCE [ATTRIBUTE=VALUE...]")
+	stall := *ts.Value(stallKey{}).(**registry.Injection)
+	for range 30 {
+		if err := ask(ts, args, 2*time.Second); err == nil {
+			ts.Fatalf("publishing: the volume is published")
+		}
+		if stall.Hits() > 0 {
+			return
+		}
+	}
+	ts.Fatalf("publishing: nobody asks for what stalls")
+}
+
+func ask(ts *testscript.TestScript, args []string, patience time.Duration) error {
 	if len(args) < 2 {
 		ts.Fatalf("usage: publish VOLUME REFERENCE [ATTRIBUTE=VALUE...]")
 	}
@@ -53,17 +80,11 @@ func publish(ts *testscript.TestScript, neg bool, args []string) {
 		key, value, _ := strings.Cut(a, "=")
 		attributes[key] = value
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	if !neg {
-		ctx, cancel = context.WithTimeout(context.Background(), time.Minute)
-	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	n := *ts.Value(nodeKey{}).(**node.Node)
-	err := n.Publish(ctx, node.Volume{ID: args[0], Attributes: attributes})
 	ts.Setenv("TARGET", n.Target(args[0]))
-	if neg != (err != nil) {
-		ts.Fatalf("publish: %v", err)
-	}
+	return n.Publish(ctx, node.Volume{ID: args[0], Attributes: attributes})
 }
 
 func unpublish(ts *testscript.TestScript, neg bool, args []string) {
@@ -192,7 +213,14 @@ func endStall(ts *testscript.TestScript, neg bool, args []string) {
 
 func countBytes(ts *testscript.TestScript, neg bool, args []string) {
 	check(ts, neg, args, 1, "received AT-MOST")
-	all := ts.Value(registryKey{}).(*registry.Registry).Requests()
+	r := ts.Value(registryKey{}).(*registry.Registry)
+	// The registry notices a little later that a client is gone, and what it sent to that one must not count for the next.
+	for deadline := time.Now().Add(time.Minute); r.Stats().Active > 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			ts.Fatalf("the registry still serves requests")
+		}
+	}
+	all := r.Requests()
 	seen := ts.Value(seenKey{}).(*int)
 	var n int64
 	for _, q := range all[*seen:] {
@@ -204,6 +232,22 @@ func countBytes(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("%d bytes of blobs were sent", n)
 	}
 	*seen = len(all)
+}
+
+// startDiscovering runs what finds out by itself where a blob is that is to be mounted, in front of the story's registry,
+// which has to be told: distribution-spec, "Mounting a blob from another repository", has it as automatic content discovery.
+func startDiscovering(ts *testscript.TestScript, neg bool, args []string) {
+	check(ts, neg, args, 2, "discovering NAME REPOSITORY")
+	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.Out.URL.Scheme, r.Out.URL.Host = "http", host(ts)
+		if q := r.Out.URL.Query(); r.Out.Method == http.MethodPost && q.Has("mount") && !q.Has("from") {
+			q.Set("from", args[1])
+			r.Out.URL.RawQuery = q.Encode()
+		}
+	}}
+	server := httptest.NewServer(proxy)
+	ts.Defer(server.Close)
+	ts.Setenv(args[0], server.Listener.Addr().String())
 }
 
 // forEverybody opens the story's directory and all above it to other users.

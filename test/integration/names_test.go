@@ -131,9 +131,9 @@ func TestModelRegistry(t *testing.T) {
 	name := func(id string) node.Volume { return volume(id, "model-registry://iris/v1") }
 
 	shows(t, w.mustPublish(withLogins(name("csi-cold"), asker, reader)), namedModel)
-	sent := w.registry.Stats().BlobBytes
+	sent := w.stats().BlobBytes
 	shows(t, w.mustPublish(withLogins(volume("csi-host", "model-registry://"+host+"/iris/v1"), asker, reader)), namedModel)
-	if again := w.registry.Stats().BlobBytes; again > sent+10 {
+	if again := w.stats().BlobBytes; again > sent+10 {
 		t.Errorf("%d bytes were sent for a model that the node has", again-sent)
 	}
 	v := withLogins(name("csi-no-token"), reader)

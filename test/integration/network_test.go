@@ -27,12 +27,14 @@ func newNetwork(t *testing.T, addresses, names []string) *network {
 	n := &network{work: make(chan func())}
 	ready := make(chan error)
 	go func() {
-		// The thread keeps the namespace, and the children that die with it: it ends with the test, and is never unlocked.
+		// The thread keeps the namespace, so it is never unlocked. Nor does it ever end: it may have started the daemon of
+		// another test before, which would be killed with it (PR_SET_PDEATHSIG is about threads).
 		runtime.LockOSThread()
 		ready <- setUp(addresses)
 		for f := range n.work {
 			f()
 		}
+		select {}
 	}()
 	if err := <-ready; err != nil {
 		t.Fatal(err)

@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -86,14 +85,4 @@ namespaces:
 	refused(in("owners", "csi-broken", private), codes.PermissionDenied)
 	w.mustUnpublish("csi-owner", "csi-fits", "csi-again", "csi-guest")
 	w.quiet()
-}
-
-// until waits for something that takes seconds at most.
-func until(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !done(); time.Sleep(300 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("it does not happen that %s", what)
-		}
-	}
 }

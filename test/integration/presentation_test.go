@@ -68,7 +68,8 @@ func TestMounts(t *testing.T) {
 		w.registry.Host(), elsewhere.Host())}
 	want := slices.Concat(base, below("adapters/first", first), below("adapters/second", second))
 	shows(t, w.mustPublish(v), want)
-	one, other := w.registry.Stats(), elsewhere.Stats()
+	until(t, "the other registry has served all requests", func() bool { return elsewhere.Stats().Active == 0 })
+	one, other := w.stats(), elsewhere.Stats()
 	if sum, limit := one.BlobBytes+other.BlobBytes, int64(10<<20+64<<10); sum > limit {
 		t.Errorf("%d bytes came for 10 MiB: what the models share came more than once", sum)
 	}
@@ -78,7 +79,7 @@ func TestMounts(t *testing.T) {
 	again := v
 	again.ID = "csi-again"
 	shows(t, w.mustPublish(again), want)
-	if s := w.registry.Stats(); s.BlobBytes != one.BlobBytes {
+	if s := w.stats(); s.BlobBytes != one.BlobBytes {
 		t.Errorf("the second volume took %d bytes", s.BlobBytes-one.BlobBytes)
 	}
 	conflict := volume("csi-conflict", reference, "mounts", "adapters="+near)
@@ -113,10 +114,10 @@ func TestHubLayout(t *testing.T) {
 	if info, err := os.Stat(filepath.Join(target, "hub/models--org--name/snapshots", string(ref), "config.json")); err != nil || !info.Mode().IsRegular() {
 		t.Errorf("the ref %q leads to %v, %v", ref, info, err)
 	}
-	before := w.registry.Stats().BlobBytes
+	before := w.stats().BlobBytes
 	shows(t, w.mustPublish(volume("csi-snapshot", reference, "layout", "hf", "subPath", snapshot)), files)
 	shows(t, w.mustPublish(volume("csi-flat", reference)), files)
-	if bytes := w.registry.Stats().BlobBytes - before; bytes != 0 {
+	if bytes := w.stats().BlobBytes - before; bytes != 0 {
 		t.Errorf("another layout of the same model took %d bytes", bytes)
 	}
 	w.mustUnpublish("csi-hub", "csi-snapshot", "csi-flat")
@@ -171,7 +172,7 @@ func TestOllamaLayout(t *testing.T) {
 	other, _ := w.push("m/modelpack", artifact.TinyModel(0), artifact.Options{})
 	v := volume("csi-other", other, "layout", "ollama")
 	w.refused(v, w.node.Publish(t.Context(), v), codes.FailedPrecondition, "no Ollama model")
-	if s := w.registry.Stats(); s.BlobBytes > 1024 {
+	if s := w.stats(); s.BlobBytes > 1024 {
 		t.Errorf("%d bytes were transferred for a volume that cannot be", s.BlobBytes)
 	}
 }

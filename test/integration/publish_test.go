@@ -53,12 +53,12 @@ func TestTheMountIsReadOnlyAndShared(t *testing.T) {
 	files := artifact.TinyModel(1 << 20)
 	reference, a := w.push("m/tiny", files, artifact.Options{})
 	first := w.mustPublish(volume("csi-1", reference))
-	cold := w.registry.Stats()
+	cold := w.stats()
 	if cold.BlobBytes < a.LayerBytes || float64(cold.BlobBytes) > 1.01*float64(a.LayerBytes)+4096 {
 		t.Errorf("the registry sent %d bytes for a model of %d", cold.BlobBytes, a.LayerBytes)
 	}
 	second := w.mustPublish(volume("csi-2", reference))
-	if warm := w.registry.Stats(); warm.BlobBytes != cold.BlobBytes {
+	if warm := w.stats(); warm.BlobBytes != cold.BlobBytes {
 		t.Errorf("the second volume took %d bytes from the registry", warm.BlobBytes-cold.BlobBytes)
 	}
 	shows(t, first, files)
@@ -115,7 +115,7 @@ func TestSelection(t *testing.T) {
 
 	target := w.mustPublish(volume("csi-json", reference, "include", "*.json"))
 	shows(t, target, select_(func(p string) bool { return strings.HasSuffix(p, ".json") }))
-	if s := w.registry.Stats(); s.BlobBytes > 64<<10 {
+	if s := w.stats(); s.BlobBytes > 64<<10 {
 		t.Errorf("%d bytes were transferred for small files", s.BlobBytes)
 	}
 	target = w.mustPublish(volume("csi-small", reference, "exclude", "*.safetensors\n*.md"))
@@ -163,7 +163,7 @@ func TestTheNextVersionTakesOnlyWhatChanged(t *testing.T) {
 	w.registry.ResetStats()
 	target := w.mustPublish(volume("csi-v2", strings.TrimSuffix(reference, "v1")+"v2"))
 	shows(t, target, next)
-	if s := w.registry.Stats(); float64(s.BlobBytes) > 1.01*(2<<20) {
+	if s := w.stats(); float64(s.BlobBytes) > 1.01*(2<<20) {
 		t.Errorf("%d bytes were transferred for a changed file of 2 MiB", s.BlobBytes)
 	}
 	w.mustUnpublish("csi-v1", "csi-v2")

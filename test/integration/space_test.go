@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
@@ -62,7 +61,7 @@ func TestNoSpaceIsFoundBeforeTheDownload(t *testing.T) {
 	large, _ := w.push("m/large", []artifact.File{artifact.Random("b.bin", 100<<20, 2)}, artifact.Options{})
 	v := volume("csi-large", large)
 	w.refused(v, w.node.Publish(t.Context(), v), codes.ResourceExhausted, large)
-	if s := w.registry.Stats(); s.BlobBytes > 64<<10 {
+	if s := w.stats(); s.BlobBytes > 64<<10 {
 		t.Errorf("%d bytes were fetched of a model that cannot fit", s.BlobBytes)
 	}
 	// What is cached is still published, on a node without space.
@@ -125,18 +124,13 @@ func TestNoInodes(t *testing.T) {
 // freeAgain waits until the filesystem of the root has so much space, since work may end just after its answer.
 func (w *world) freeAgain(want int64) {
 	w.t.Helper()
-	var free int64
-	for range 50 {
+	until(w.t, fmt.Sprintf("%d MiB are free", want>>20), func() bool {
 		var s unix.Statfs_t
 		if err := unix.Statfs(w.node.Root(), &s); err != nil {
-			w.t.Fatal(err)
+			w.t.Error(err)
 		}
-		if free = int64(s.Bavail) * s.Bsize; free >= want {
-			return
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	w.t.Errorf("%d MiB are free, want %d", free>>20, want>>20)
+		return int64(s.Bavail)*s.Bsize >= want
+	})
 }
 
 func TestGarbageIsWhatNobodyUses(t *testing.T) {

@@ -68,11 +68,11 @@ func hostileArtifacts(t *testing.T, attack artifact.Attack) {
 		body, mediaType := hostileBody(t, client, h)
 		w.registry.SetManifest("m/hostile", fmt.Sprintf("v%d", i), mediaType, body)
 		id := fmt.Sprintf("csi-%d", i)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 		began := time.Now()
 		err := w.node.Publish(ctx, volume(id, reference))
 		cancel()
-		if took := time.Since(began); took > 30*time.Second {
+		if took := time.Since(began); took > 2*time.Minute {
 			t.Errorf("%s: the answer took %s", h.Name, took)
 		}
 		judgeArtifact(t, w, h, id, reference, err)
@@ -92,10 +92,7 @@ func hostileArtifacts(t *testing.T, attack artifact.Attack) {
 	}
 	t.Logf("%d hostile artifacts", len(corpus))
 	w.blobs()
-	left, err := filepath.Glob(filepath.Join(w.node.Root(), "ingest", "*"))
-	if err != nil || len(left) > 0 {
-		t.Errorf("left in ingest: %v, %v", left, err)
-	}
+	w.ingested("*")
 	if peak, err := w.node.PeakRSS(); err != nil || peak > 1<<30 {
 		t.Errorf("the daemon had %d MiB resident (%v)", peak>>20, err)
 	}

@@ -364,12 +364,17 @@ func TestThreatHostileRegistry(t *testing.T) {
 		group.Go(func() {
 			room <- struct{}{}
 			defer func() { <-room }()
-			ctx, cancel := context.WithTimeout(t.Context(), 6*time.Second)
+			// Whoever never finishes is not waited for; the others have the time that a slow machine takes for all of them.
+			patience := time.Minute
+			if slices.Contains(h.codes, "Aborted") {
+				patience = 6 * time.Second
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			began := time.Now()
 			err := w.node.Publish(ctx, h.request(i))
 			judge(t, w, i, h, err)
-			if took := time.Since(began); took > 30*time.Second {
+			if took := time.Since(began); took > patience+30*time.Second {
 				t.Errorf("%s: the answer took %s", h.name, took)
 			}
 		})
@@ -432,6 +437,12 @@ func judge(t *testing.T, w *world, i int, h *hostile, err error) {
 	}
 	if slices.Contains(wanted, "Unavailable") {
 		wanted = append(slices.Clone(wanted), "Aborted") // on a slow machine the patience ends before the last try
+	}
+	if got == "DeadlineExceeded" && slices.Contains(wanted, "Aborted") { // or before the answer
+		own := *w
+		own.t = t
+		own.nothingSoon(fmt.Sprintf("csi-hostile-%d", i))
+		return
 	}
 	if !slices.Contains(wanted, got) {
 		t.Errorf("%s: code %q, want one of %q: %v", name, got, wanted, err)
@@ -514,7 +525,7 @@ func TestThreatReferences(t *testing.T) {
 			v := volume(fmt.Sprintf("csi-named-%d", i), reference)
 			v.Secrets = map[string]string{"username": "puller", "password": hostilePassword}
 			err := w.node.Publish(ctx, v)
-			if code := status.Code(err).String(); !slices.Contains([]string{"PermissionDenied", "InvalidArgument", "Unavailable", "Aborted"}, code) {
+			if code := status.Code(err).String(); !slices.Contains([]string{"PermissionDenied", "InvalidArgument", "Unavailable", "Aborted", "DeadlineExceeded"}, code) {
 				t.Errorf("%s: %v", reference, err)
 			}
 			if err != nil && strings.Contains(err.Error(), hostilePassword) {
@@ -522,7 +533,7 @@ func TestThreatReferences(t *testing.T) {
 			}
 			own := *w
 			own.t = t
-			own.nothingOf(v.ID)
+			own.nothingSoon(v.ID)
 		})
 	}
 	group.Wait()

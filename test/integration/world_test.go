@@ -121,7 +121,7 @@ func volume(id, reference string, attributes ...string) node.Volume {
 
 // publish asks until the answer is final, as kubelet does.
 func (w *world) publish(v node.Volume) error {
-	ctx, cancel := context.WithTimeout(w.t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(w.t.Context(), 10*time.Minute)
 	defer cancel()
 	for {
 		err := w.node.Publish(ctx, v)
@@ -172,34 +172,31 @@ func (w *world) refused(v node.Volume, err error, code codes.Code, words ...stri
 // nothingOf checks that a volume has neither a target nor a lease.
 func (w *world) nothingOf(id string) {
 	w.t.Helper()
+	left, err := w.leftOf(id)
+	if err != nil || len(left) > 0 {
+		w.t.Errorf("left of %s: %q, %v", id, left, err)
+	}
+}
+
+// leftOf lists what there is of a volume: its target and leases.
+func (w *world) leftOf(id string) (left []string, err error) {
 	if _, err := os.Lstat(w.node.Target(id)); !errors.Is(err, fs.ErrNotExist) {
-		w.t.Errorf("the target of %s is left: %v", id, err)
+		left = append(left, w.node.Target(id))
 	}
 	leases, err := os.ReadDir(filepath.Join(w.node.Root(), "leases"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		w.t.Error(err)
+		return nil, err
 	}
 	for _, l := range leases {
 		content, err := os.ReadFile(filepath.Join(w.node.Root(), "leases", l.Name()))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) { // others come and go meanwhile
-			w.t.Error(err)
+			return nil, err
 		}
 		if strings.Contains(string(content), `"`+id+`"`) {
-			w.t.Errorf("a lease of %s is left: %s", id, content)
+			left = append(left, string(content))
 		}
 	}
-}
-
-// quiet waits until the registry has noticed that its clients are gone, so that what it counts from now on is new.
-func (w *world) quiet() {
-	w.t.Helper()
-	for range 1000 {
-		if w.registry.Stats().Active == 0 {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	w.t.Error("the registry still serves requests of a client that is gone")
+	return left, nil
 }
 
 // shows checks that a directory has exactly these files, by content.

@@ -80,7 +80,7 @@ func Start(ctx context.Context, o Options) (*Node, error) {
 }
 
 func (n *Node) ready(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	identity := csi.NewIdentityClient(n.conn)
 	for {
@@ -189,7 +189,10 @@ func (n *Node) Kill() {
 	n.disconnect()
 }
 
-// Stop asks the daemon to end and waits for it. Any exit status but 0, or more than ten seconds, is an error.
+// stopWithin is kubelet's grace for a pod, twice: a daemon that takes longer hangs, whatever the machine is.
+const stopWithin = time.Minute
+
+// Stop asks the daemon to end and waits for it. Any exit status but 0, or more than a minute, is an error.
 func (n *Node) Stop() error {
 	defer n.disconnect()
 	if err := n.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
@@ -201,10 +204,10 @@ func (n *Node) Stop() error {
 			return fmt.Errorf("the daemon ended badly: %w: %s", n.err, n.Log())
 		}
 		return nil
-	case <-time.After(10 * time.Second):
+	case <-time.After(stopWithin):
 		_ = n.cmd.Process.Kill()
 		<-n.ended
-		return fmt.Errorf("the daemon did not end within ten seconds of SIGTERM: %s", n.Log())
+		return fmt.Errorf("the daemon did not end within %s of SIGTERM: %s", stopWithin, n.Log())
 	}
 }
 

@@ -55,12 +55,12 @@ func describe(q *http.Request) Request {
 // handle is the way of every request: the log outside, then the faults, then who answers.
 func (r *Registry) handle(w http.ResponseWriter, q *http.Request) {
 	entry := describe(q)
-	counted := &countingWriter{ResponseWriter: w, log: &r.log, kind: entry.Kind, method: entry.Method}
-	r.log.begin(entry)
+	period := r.log.begin()
+	counted := &countingWriter{ResponseWriter: w, period: period, kind: entry.Kind, method: entry.Method}
 	// Faults cut connections by panicking with http.ErrAbortHandler: the record is written all the same.
 	defer func() {
 		entry.Status, entry.Bytes, entry.Duration = counted.status, counted.bytes, time.Since(entry.Time)
-		r.log.end(entry)
+		r.log.end(period, entry)
 	}()
 	r.faulty(entry, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		r.answer(w, q, entry)
@@ -127,7 +127,7 @@ func (r *Registry) serveBlob(w http.ResponseWriter, q *http.Request, d digest.Di
 // countingWriter counts the bytes of the body, and keeps the way open on which the kernel copies files to sockets.
 type countingWriter struct {
 	http.ResponseWriter
-	log    *requestLog
+	period *period
 	kind   Kind
 	method string
 	status int
@@ -147,7 +147,7 @@ func (w *countingWriter) count(n int64) {
 	}
 	w.bytes += n
 	if w.method == http.MethodGet && (w.kind == KindBlob || w.kind == KindCDN) && w.status < http.StatusMultipleChoices {
-		w.log.blobBytes.Add(n)
+		w.period.blobBytes.Add(n)
 	}
 }
 

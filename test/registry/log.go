@@ -44,46 +44,62 @@ type Stats struct {
 	Failures int
 	// Requests counts everything that was answered.
 	Requests int
-	// Active requests, not answered yet.
+	// Active requests, not answered yet. What they are about is complete in the other numbers when it is 0.
 	Active int
 }
 
 type requestLog struct {
-	blobBytes atomic.Int64
-	active    atomic.Int64
+	active atomic.Int64
 
-	mu       sync.Mutex
-	requests []Request
+	mu  sync.Mutex
+	now *period
 }
 
-func (l *requestLog) begin(Request) { l.active.Add(1) }
+// period is what was counted from one ResetStats to the next. A request belongs to that in which it began: its client may
+// have all of an answer before the server has noted that it sent it.
+type period struct {
+	blobBytes atomic.Int64
+	requests  []Request // guarded by the log's mu
+}
 
-func (l *requestLog) end(q Request) {
+func (l *requestLog) begin() *period {
+	l.active.Add(1)
 	l.mu.Lock()
-	l.requests = append(l.requests, q)
+	defer l.mu.Unlock()
+	return l.now
+}
+
+func (l *requestLog) end(p *period, q Request) {
+	l.mu.Lock()
+	p.requests = append(p.requests, q)
 	l.mu.Unlock()
 	l.active.Add(-1)
 }
 
-// Requests that were answered since the start or the last ResetStats, in the order of their ends.
+// Requests that came since the start or the last ResetStats and were answered, in the order of their ends. A request is
+// answered once its handler has ended, which may be a moment after its client has everything: see [Stats.Active].
 func (r *Registry) Requests() []Request {
 	r.log.mu.Lock()
 	defer r.log.mu.Unlock()
-	return slices.Clone(r.log.requests)
+	return slices.Clone(r.log.now.requests)
 }
 
-// ResetStats forgets all requests.
+// ResetStats forgets all requests, those that are not answered yet as well.
 func (r *Registry) ResetStats() {
 	r.log.mu.Lock()
 	defer r.log.mu.Unlock()
-	r.log.requests = nil
-	r.log.blobBytes.Store(0)
+	r.log.now = &period{}
 }
 
 // Stats since the start or the last ResetStats.
 func (r *Registry) Stats() Stats {
-	s := Stats{BlobGets: map[digest.Digest]int{}, BlobBytes: r.log.blobBytes.Load(), Active: int(r.log.active.Load())}
-	for _, q := range r.Requests() {
+	// Active is read first: where it is 0, what follows is complete.
+	s := Stats{BlobGets: map[digest.Digest]int{}, Active: int(r.log.active.Load())}
+	r.log.mu.Lock()
+	requests := slices.Clone(r.log.now.requests)
+	s.BlobBytes = r.log.now.blobBytes.Load()
+	r.log.mu.Unlock()
+	for _, q := range requests {
 		s.Requests++
 		if q.Status >= http.StatusBadRequest && q.Status != http.StatusUnauthorized {
 			s.Failures++

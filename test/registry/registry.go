@@ -67,7 +67,7 @@ type manifest struct {
 
 // Start runs a registry until Close.
 func Start(o Options) (*Registry, error) {
-	r := &Registry{options: o, dir: o.Dir, closed: make(chan struct{}), manifests: map[string]manifest{}}
+	r := &Registry{options: o, dir: o.Dir, closed: make(chan struct{}), manifests: map[string]manifest{}, log: requestLog{now: &period{}}}
 	if r.dir == "" {
 		if err := r.makeDir(); err != nil {
 			return nil, fmt.Errorf("directory of the registry: %w", err)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -56,6 +57,13 @@ func start(t *testing.T, o registry.Options) (*registry.Registry, string, []byte
 
 // get reads a range, and returns the error that reading the body ended with.
 func get(ctx context.Context, url string, from, to int) (*http.Response, []byte, error) {
+	return getUntil(ctx, url, from, to, -1)
+}
+
+// getUntil is get by a client who goes away when so much of the body has come.
+func getUntil(ctx context.Context, url string, from, to, enough int) (*http.Response, []byte, error) {
+	ctx, leave := context.WithCancel(ctx)
+	defer leave()
 	q, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, nil, err
@@ -66,8 +74,27 @@ func get(ctx context.Context, url string, from, to int) (*http.Response, []byte,
 		return nil, nil, err
 	}
 	defer func() { _ = p.Body.Close() }()
-	body, err := io.ReadAll(p.Body)
-	return p, body, err
+	if enough < 0 {
+		body, err := io.ReadAll(p.Body)
+		return p, body, err
+	}
+	body, err := io.ReadAll(io.LimitReader(p.Body, int64(enough)))
+	if err != nil {
+		return p, body, err
+	}
+	leave()
+	rest, err := io.ReadAll(p.Body)
+	return p, append(body, rest...), err
+}
+
+// idle waits until the registry has noted all that it has answered.
+func idle(t *testing.T, r *registry.Registry) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); r.Stats().Active > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("requests do not end")
+		}
+	}
 }
 
 func TestServesRangesAndCountsThem(t *testing.T) {
@@ -76,9 +103,7 @@ func TestServesRangesAndCountsThem(t *testing.T) {
 	if err != nil || p.StatusCode != http.StatusPartialContent || !bytes.Equal(body, content[100:200]) {
 		t.Fatalf("range: %v %v, %d bytes", p, err, len(body))
 	}
-	for r.Stats().Active > 0 {
-		time.Sleep(time.Millisecond)
-	}
+	idle(t, r)
 	if s := r.Stats(); s.BlobBytes != 100 || s.RangedGets != 1 || len(s.BlobGets) != 1 {
 		t.Errorf("stats %+v", s)
 	}
@@ -109,9 +134,11 @@ func TestFaults(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r, url, content := start(t, registry.Options{})
 			injection := r.Inject(registry.Rule{Kind: registry.KindBlob, Method: http.MethodGet, Times: 1}, test.fault)
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			defer cancel()
-			p, body, err := get(ctx, url, from, to)
+			enough := -1
+			if name == "stall" {
+				enough = test.length
+			}
+			p, body, err := getUntil(t.Context(), url, from, to, enough)
 			if p == nil {
 				t.Fatal(err)
 			}
@@ -187,7 +214,7 @@ func TestBasicAuthentication(t *testing.T) {
 }
 
 func TestContentDeliveryURLsExpire(t *testing.T) {
-	r, url, content := start(t, registry.Options{CDNTTL: 2 * time.Second})
+	r, url, content := start(t, registry.Options{CDNTTL: time.Hour})
 	p, _, err := get(t.Context(), url, 0, 9)
 	if err != nil || p.StatusCode != http.StatusTemporaryRedirect {
 		t.Fatalf("%v, %v", p, err)
@@ -196,7 +223,11 @@ func TestContentDeliveryURLsExpire(t *testing.T) {
 	if _, body, err := get(t.Context(), where, 0, 9); err != nil || !bytes.Equal(body, content[:10]) {
 		t.Errorf("%x, %v", body, err)
 	}
-	time.Sleep(2100 * time.Millisecond)
+	past := strings.Replace(where, "expires=", "expires=-", 1)
+	if p, _, err = get(t.Context(), past, 0, 9); err != nil || p.StatusCode != http.StatusForbidden {
+		t.Errorf("of the past: %v, %v", p, err)
+	}
+	r.ExpireURLs()
 	if p, _, err = get(t.Context(), where, 0, 9); err != nil || p.StatusCode != http.StatusForbidden {
 		t.Errorf("expired: %v, %v", p, err)
 	}
@@ -214,5 +245,34 @@ func TestSetManifest(t *testing.T) {
 		if err != nil || !bytes.Equal(got, body) || p.Header.Get("Content-Type") != "application/vnd.odd" {
 			t.Errorf("%s: %q, %v", reference, got, err)
 		}
+	}
+}
+
+// What a request is about that began before a reset counts for nothing after it.
+func TestResetStatsForgetsWhatIsUnderWay(t *testing.T) {
+	r, url, _ := start(t, registry.Options{})
+	held, free := make(chan struct{}), make(chan struct{})
+	i := r.Inject(registry.Rule{Kind: registry.KindBlob}, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			close(held)
+			<-free
+			next.ServeHTTP(w, q)
+		})
+	})
+	ended := make(chan error)
+	go func() {
+		_, _, err := get(t.Context(), url, 0, 99_999)
+		ended <- err
+	}()
+	<-held
+	i.Remove()
+	r.ResetStats()
+	close(free)
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	idle(t, r)
+	if s := r.Stats(); s.BlobBytes > 0 || s.Requests > 0 {
+		t.Errorf("stats %+v", s)
 	}
 }

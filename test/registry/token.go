@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -26,28 +27,22 @@ type tokens struct {
 type grant struct {
 	scopes  []string
 	expires time.Time
+	used    bool
 }
 
 func newTokens(address string, users map[string]string, ttl time.Duration) *tokens {
 	return &tokens{realm: "http://" + address + tokenPath, users: users, ttl: ttl, issued: map[string]grant{}}
 }
 
-// ExpireTokens makes every token that was issued so far worthless.
+// ExpireTokens makes every token worthless that was used so far. One that was issued and not used yet goes on: a client may
+// take a new token that is refused for a credential that is.
 func (r *Registry) ExpireTokens() {
 	if r.tokens == nil {
 		return
 	}
 	r.tokens.mu.Lock()
 	defer r.tokens.mu.Unlock()
-	clear(r.tokens.issued)
-}
-
-// SetTokenTTL lets the tokens that are issued from now on live so long. Those of before are worthless.
-func (r *Registry) SetTokenTTL(ttl time.Duration) {
-	r.tokens.mu.Lock()
-	r.tokens.ttl = ttl
-	r.tokens.mu.Unlock()
-	r.ExpireTokens()
+	maps.DeleteFunc(r.tokens.issued, func(_ string, g grant) bool { return g.used })
 }
 
 func (t *tokens) serve(w http.ResponseWriter, q *http.Request) {
@@ -81,10 +76,15 @@ func (t *tokens) allow(w http.ResponseWriter, q *http.Request, entry Request) bo
 	token, _ := strings.CutPrefix(q.Header.Get("Authorization"), "Bearer ")
 	t.mu.Lock()
 	g, ok := t.issued[token]
-	t.mu.Unlock()
-	if ok && time.Now().Before(g.expires) && (entry.Repository == "" || slices.ContainsFunc(g.scopes, func(s string) bool {
+	ok = ok && time.Now().Before(g.expires) && (entry.Repository == "" || slices.ContainsFunc(g.scopes, func(s string) bool {
 		return strings.HasPrefix(s, "repository:"+entry.Repository+":") && strings.Contains(s, action[len(action)-4:])
-	})) {
+	}))
+	if ok {
+		g.used = true
+		t.issued[token] = g
+	}
+	t.mu.Unlock()
+	if ok {
 		return true
 	}
 	challenge := fmt.Sprintf(`Bearer realm=%q,service="test"`, t.realm)

@@ -3,13 +3,11 @@ package hub
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"strings"
-	"time"
 
 	"github.com/model-csi/model-csi/pkg/model"
 	"github.com/model-csi/model-csi/pkg/source"
@@ -64,21 +62,7 @@ func (r *repository) fromMemory(w wire.Window, content []byte) source.Body {
 
 // readFrom opens the window: where a redirect led before, else by asking the Hub.
 func (r *repository) readFrom(ctx context.Context, s subject, u *url.URL, w wire.Window) (source.Body, *wire.Failure) {
-	outer := ctx
-	ctx, stop := context.WithCancelCause(ctx)
-	timer := time.AfterFunc(r.source.readTimeout, func() { stop(errSlow) }) // for redirects and headers, not for the body
-	body, f := r.open(ctx, s, u, w)
-	if !timer.Stop() && f == nil {
-		_ = body.Close() // the timer was faster than its being stopped, and has cancelled the body
-		f = s.fail(model.ErrUnavailable, errSlow.Error(), "")
-	}
-	if f != nil {
-		f = slow(outer, ctx, s, f)
-		stop(nil)
-		return source.Body{}, f
-	}
-	body.ReadCloser = wire.NewStream(body.ReadCloser, body.Length, func(err error) error { return s.broken(outer, body.Host, err) }, func() { stop(nil) })
-	return body, nil
+	return wire.Open(ctx, r.source.readTimeout, s.fail, s.broken, func(ctx context.Context) (source.Body, *wire.Failure) { return r.open(ctx, s, u, w) })
 }
 
 func (r *repository) open(ctx context.Context, s subject, u *url.URL, w wire.Window) (source.Body, *wire.Failure) {
@@ -114,26 +98,7 @@ func (r *repository) ask(ctx context.Context, s subject, u *url.URL, w wire.Wind
 	return body, f
 }
 
-// body checks the answer to a window. final is false when the answer says that its URL does not serve, so that asking
-// the Hub for another one makes sense. It closes what it does not return.
+// body checks the answer to a window. final is false when another URL, which the Hub knows, may serve it.
 func (r *repository) body(s subject, resp *answer, w wire.Window) (b source.Body, f *wire.Failure, final bool) {
-	mismatch := func(err error) *wire.Failure { return s.fail(errors.Unwrap(err), resp.url.Host+" "+err.Error(), "") }
-	if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusPartialContent {
-		offset, length, err := w.Accept(resp.Response)
-		if err != nil {
-			_ = resp.Body.Close()
-			return source.Body{}, mismatch(err), true
-		}
-		return source.Body{ReadCloser: resp.Body, Offset: offset, Length: length, Host: resp.url.Host}, nil, true
-	}
-	defer drain(resp.Body)
-	f = s.status(resp.reply())
-	if resp.StatusCode == http.StatusRequestedRangeNotSatisfiable {
-		if err := w.Short(resp.Response); err != nil {
-			f = mismatch(err)
-		}
-		return source.Body{}, f, false
-	}
-	busy, _ := wire.KindOf(resp.StatusCode)
-	return source.Body{}, f, busy
+	return w.Body(resp.Response, resp.url.Host, s.fail, func() *wire.Failure { return s.status(resp.reply()) })
 }

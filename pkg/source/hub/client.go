@@ -2,7 +2,6 @@ package hub
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,12 +12,8 @@ import (
 	"github.com/model-csi/model-csi/pkg/source/wire"
 )
 
-const (
-	// maxRedirects is what browsers and net/http allow.
-	maxRedirects = 10
-	// maxErrorBody is how much of an unwanted answer is read. Real ones take a few hundred bytes.
-	maxErrorBody = 16 << 10
-)
+// maxRedirects is what browsers and net/http allow.
+const maxRedirects = 10
 
 // answer is a response together with where it came from.
 type answer struct {
@@ -93,7 +88,7 @@ func (r *repository) get(ctx context.Context, s subject, u *url.URL, header http
 		if !wire.IsRedirect(resp.StatusCode) || location == "" {
 			return resp, nil
 		}
-		drain(resp.Body)
+		wire.Drain(resp.Body)
 		next, err := wire.RedirectTarget(u, location)
 		if err != nil {
 			return nil, s.fail(model.ErrDenied, fmt.Sprintf("%s redirects: %v", u.Host, err), "")
@@ -128,40 +123,22 @@ func (r *repository) send(ctx context.Context, s subject, u *url.URL, header htt
 // read fetches a page of the API as a whole.
 func (r *repository) read(ctx context.Context, s subject, u *url.URL, limit int64) ([]byte, http.Header, *wire.Failure) {
 	outer := ctx
-	ctx, cancel := context.WithTimeoutCause(ctx, r.source.readTimeout, errSlow)
+	ctx, cancel := context.WithTimeoutCause(ctx, r.source.readTimeout, wire.ErrSlow)
 	defer cancel()
 	resp, f := r.get(ctx, s, u, http.Header{"Accept": {"application/json"}, "Accept-Encoding": {"identity"}})
 	if f != nil {
-		return nil, nil, slow(outer, ctx, s, f)
+		return nil, nil, wire.Slow(outer, ctx, s.fail, f)
 	}
-	defer drain(resp.Body)
+	defer wire.Drain(resp.Body)
 	if resp.StatusCode != http.StatusOK {
 		return nil, nil, s.status(resp.reply())
 	}
 	data, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	if err != nil {
-		return nil, nil, slow(outer, ctx, s, s.broken(ctx, resp.url.Host, err))
+		return nil, nil, wire.Slow(outer, ctx, s.fail, s.broken(ctx, resp.url.Host, err))
 	}
 	if int64(len(data)) > limit {
 		return nil, nil, s.fail(model.ErrTooLarge, fmt.Sprintf("%s sent more than the %d bytes that are read", resp.url.Host, limit), "")
 	}
 	return data, resp.Header, nil
-}
-
-var errSlow = errors.New("no complete answer in time")
-
-// slow replaces a failure that our own deadline caused, which looks like the caller's.
-func slow(outer, inner context.Context, s subject, f *wire.Failure) *wire.Failure {
-	if outer.Err() != nil || context.Cause(inner) != errSlow {
-		return f
-	}
-	slow := s.fail(model.ErrUnavailable, errSlow.Error(), "")
-	slow.Again = true
-	return slow
-}
-
-// drain reads what little is left of a body, so that the connection can be used again, and closes it.
-func drain(body io.ReadCloser) {
-	_, _ = io.CopyN(io.Discard, body, maxErrorBody)
-	_ = body.Close()
 }

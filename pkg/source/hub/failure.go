@@ -66,7 +66,7 @@ type reply struct {
 
 // reply keeps what an unwanted answer says.
 func (a *answer) reply() reply {
-	body, _ := io.ReadAll(io.LimitReader(a.Body, maxErrorBody))
+	body, _ := io.ReadAll(io.LimitReader(a.Body, wire.MaxErrorBody))
 	return reply{host: a.url.Host, status: a.StatusCode, header: a.Header, body: body, away: a.away}
 }
 

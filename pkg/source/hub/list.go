@@ -213,20 +213,20 @@ func (r *repository) hash(ctx context.Context, commit string, e *entry) *wire.Fa
 // copy writes a whole file to w. Neither less nor more than its size is accepted.
 func (r *repository) copy(ctx context.Context, s subject, commit string, e *entry, w io.Writer) *wire.Failure {
 	outer := ctx
-	ctx, cancel := context.WithTimeoutCause(ctx, r.source.readTimeout, errSlow)
+	ctx, cancel := context.WithTimeoutCause(ctx, r.source.readTimeout, wire.ErrSlow)
 	defer cancel()
 	resp, f := r.get(ctx, s, r.file(commit, e.path), http.Header{"Accept": {"*/*"}, "Accept-Encoding": {"identity"}})
 	if f != nil {
-		return slow(outer, ctx, s, f)
+		return wire.Slow(outer, ctx, s.fail, f)
 	}
-	defer drain(resp.Body)
+	defer wire.Drain(resp.Body)
 	if resp.StatusCode != http.StatusOK {
 		return s.status(resp.reply())
 	}
 	n, err := io.Copy(w, io.LimitReader(resp.Body, e.size+1))
 	switch {
 	case err != nil:
-		return slow(outer, ctx, s, s.broken(ctx, resp.url.Host, err))
+		return wire.Slow(outer, ctx, s.fail, s.broken(ctx, resp.url.Host, err))
 	case n != e.size:
 		return s.fail(model.ErrCorrupt, fmt.Sprintf("%s sent %s, the listing says %d bytes", resp.url.Host, sent(n, e.size), e.size), "")
 	}

@@ -130,20 +130,20 @@ func (r *repository) prove(ctx context.Context, l *listing) error {
 	}
 	f := wire.Retry(ctx, r.source.firstPause, func() *wire.Failure {
 		outer := ctx
-		ctx, cancel := context.WithTimeoutCause(ctx, r.source.readTimeout, errSlow)
+		ctx, cancel := context.WithTimeoutCause(ctx, r.source.readTimeout, wire.ErrSlow)
 		defer cancel()
 		resp, f := r.get(ctx, s, r.file(l.commit, l.probe.Path), w.Header())
 		if f != nil {
-			return slow(outer, ctx, s, f)
+			return wire.Slow(outer, ctx, s.fail, f)
 		}
 		if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusPartialContent {
-			defer drain(resp.Body)
+			defer wire.Drain(resp.Body)
 			return s.status(resp.reply())
 		}
-		if resp.StatusCode == http.StatusOK && l.probe.Size > maxErrorBody {
+		if resp.StatusCode == http.StatusOK && l.probe.Size > wire.MaxErrorBody {
 			_ = resp.Body.Close() // all of it is coming
 		} else {
-			drain(resp.Body)
+			wire.Drain(resp.Body)
 		}
 		r.learn(w, resp)
 		return nil

@@ -2,13 +2,11 @@ package registry
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/model-csi/model-csi/pkg/model"
 	"github.com/model-csi/model-csi/pkg/source"
@@ -70,21 +68,7 @@ func (r *repository) Distrust(blob model.Blob) bool {
 // readFrom opens the window at one endpoint: where a redirect led before, else by asking the endpoint.
 func (r *repository) readFrom(ctx context.Context, c *client, w wire.Window) (source.Body, *failure) {
 	s := r.subject(c, "blob "+w.Blob.Digest.String())
-	outer := ctx
-	ctx, stop := context.WithCancelCause(ctx)
-	timer := time.AfterFunc(r.source.readTimeout, func() { stop(errSlow) }) // for tokens, redirects and headers, not for the body
-	body, f := r.open(ctx, c, s, w)
-	if !timer.Stop() && f == nil {
-		_ = body.Close() // the timer was faster than its being stopped, and has cancelled the body
-		f = s.fail(model.ErrUnavailable, errSlow.Error(), "")
-	}
-	if f != nil {
-		f = slow(outer, ctx, s, f)
-		stop(nil)
-		return source.Body{}, f
-	}
-	body.ReadCloser = wire.NewStream(body.ReadCloser, body.Length, func(err error) error { return s.broken(outer, body.Host, err) }, func() { stop(nil) })
-	return body, nil
+	return wire.Open(ctx, r.source.readTimeout, s.fail, s.broken, func(ctx context.Context) (source.Body, *failure) { return r.open(ctx, c, s, w) })
 }
 
 func (r *repository) open(ctx context.Context, c *client, s subject, w wire.Window) (source.Body, *failure) {
@@ -122,30 +106,7 @@ func (r *repository) ask(ctx context.Context, c *client, s subject, w wire.Windo
 	return body, f
 }
 
-// body checks the answer to a window. final is false when the answer says that its URL does not serve, so that asking
-// the registry for another one makes sense. It closes what it does not return.
+// body checks the answer to a window. final is false when another URL, which the registry knows, may serve it.
 func (r *repository) body(s subject, resp *answer, w wire.Window) (b source.Body, f *failure, final bool) {
-	if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusPartialContent {
-		offset, length, err := w.Accept(resp.Response)
-		if err != nil {
-			_ = resp.Body.Close()
-			return source.Body{}, s.mismatch(resp, err), true
-		}
-		return source.Body{ReadCloser: resp.Body, Offset: offset, Length: length, Host: resp.url.Host}, nil, true
-	}
-	defer drain(resp.Body)
-	f = s.status(resp.reply())
-	if resp.StatusCode == http.StatusRequestedRangeNotSatisfiable {
-		if err := w.Short(resp.Response); err != nil {
-			f = s.mismatch(resp, err)
-		}
-		return source.Body{}, f, false
-	}
-	busy, _ := wire.KindOf(resp.StatusCode)
-	return source.Body{}, f, busy
-}
-
-// mismatch makes a failure of an answer that is not what was asked for.
-func (s subject) mismatch(resp *answer, err error) *failure {
-	return s.fail(errors.Unwrap(err), resp.url.Host+" "+err.Error(), "")
+	return w.Body(resp.Response, resp.url.Host, s.fail, func() *failure { return s.status(resp.reply()) })
 }

@@ -16,12 +16,8 @@ import (
 	"github.com/model-csi/model-csi/pkg/source/wire"
 )
 
-const (
-	// maxRedirects is what browsers and net/http allow.
-	maxRedirects = 10
-	// maxErrorBody is how much of an unwanted answer is kept. Real ones take a few hundred bytes.
-	maxErrorBody = 16 << 10
-)
+// maxRedirects is what browsers and net/http allow.
+const maxRedirects = 10
 
 // client speaks to one endpoint as one identity. Challenges and tokens are the business of oras-go; redirects are
 // followed here, because what may be sent along depends on where they lead.
@@ -143,7 +139,7 @@ func (c *client) do(ctx context.Context, s subject, method string, u *url.URL, h
 		if !wire.IsRedirect(resp.StatusCode) || location == "" {
 			return &answer{Response: resp, url: u, away: away}, nil
 		}
-		drain(resp.Body)
+		wire.Drain(resp.Body)
 		next, err := wire.RedirectTarget(u, location)
 		if err != nil {
 			return nil, s.fail(model.ErrDenied, fmt.Sprintf("%s redirects: %v", u.Host, err), "")

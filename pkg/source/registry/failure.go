@@ -199,16 +199,6 @@ func (s subject) broken(ctx context.Context, host string, err error) *failure {
 
 // reply keeps what an unwanted answer says. The gate has already shortened its body.
 func (a *answer) reply() reply {
-	body, _ := io.ReadAll(io.LimitReader(a.Body, maxErrorBody))
+	body, _ := io.ReadAll(io.LimitReader(a.Body, wire.MaxErrorBody))
 	return reply{host: a.url.Host, status: a.StatusCode, header: a.Header, body: body, away: a.away}
-}
-
-// slow replaces a failure that our own deadline caused, which looks like the caller's.
-func slow(outer, inner context.Context, s subject, f *failure) *failure {
-	if outer.Err() != nil || context.Cause(inner) != errSlow {
-		return f
-	}
-	slow := s.fail(model.ErrUnavailable, fmt.Sprintf("%v", errSlow), "")
-	slow.Again = true
-	return slow
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/model-csi/model-csi/pkg/model"
+	"github.com/model-csi/model-csi/pkg/source/wire"
 )
 
 // refusedError says that the client does not send a request on principle.
@@ -71,16 +72,10 @@ func (g *gate) permit(u *url.URL, token bool) error {
 // keep reads the start of an unwanted answer's body and puts it in the place of the body. A connection whose body was
 // read to its end serves again; oras-go closes the bodies of challenges unread, and would lose it.
 func keep(resp *http.Response) []byte {
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
-	drain(resp.Body)
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, wire.MaxErrorBody))
+	wire.Drain(resp.Body)
 	resp.Body = io.NopCloser(bytes.NewReader(body))
 	return body
-}
-
-// drain reads what little is left of a body, so that the connection can be used again, and closes it.
-func drain(body io.ReadCloser) {
-	_, _ = io.CopyN(io.Discard, body, maxErrorBody)
-	_ = body.Close()
 }
 
 // preferChallenge puts the challenge that can be answered first: servers list others, such as Negotiate, in header

@@ -189,7 +189,7 @@ func TestDialResolvedName(t *testing.T) {
 	defer l.Close()
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	address := net.JoinHostPort("localhost", port)
-	d := dialer{guard: mustGuard(t, ""), proxies: &proxies{}, timeout: time.Second}
+	d := dialer{guard: mustGuard(t, ""), proxies: &proxies{}, timeout: time.Minute}
 	if conn, err := d.dial(t.Context(), "tcp", address); !errors.Is(err, model.ErrDenied) {
 		t.Errorf("got %v, %v", conn, err)
 	}

@@ -304,7 +304,7 @@ func TestSlowBodyGoesOn(t *testing.T) {
 		for i := range 10 {
 			_, _ = w.Write(content[i : i+1])
 			_ = http.NewResponseController(w).Flush()
-			time.Sleep(10 * time.Millisecond)
+			time.Sleep(120 * time.Millisecond)
 		}
 		return true
 	})
@@ -313,7 +313,7 @@ func TestSlowBodyGoesOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(src.CloseIdleConnections)
-	registry.SetReadTimeout(src, 50*time.Millisecond)
+	registry.SetReadTimeout(src, time.Second)
 	repo, err := src.Repository(s.ref("v1"), model.Credential{})
 	if err != nil {
 		t.Fatal(err)

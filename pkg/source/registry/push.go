@@ -35,6 +35,8 @@ type Pusher struct {
 	server *client
 	// sessions are uploads that the registry has opened where a mount was asked for.
 	sessions map[digest.Digest]*url.URL
+	// undiscovering says that the registry refuses mounts that name no repository.
+	undiscovering bool
 }
 
 // PushOptions of a Pusher. The zero value works.
@@ -124,7 +126,7 @@ func (p *Pusher) exists(ctx context.Context, c *client, b model.Blob) (bool, *fa
 	if f != nil {
 		return false, f
 	}
-	defer drain(resp.Body)
+	defer wire.Drain(resp.Body)
 	switch {
 	case resp.StatusCode == http.StatusOK, resp.away && resp.StatusCode == http.StatusForbidden:
 		// Storage whose links are signed for GET alone refuses HEAD; that the registry leads there is proof enough.
@@ -136,36 +138,70 @@ func (p *Pusher) exists(ctx context.Context, c *client, b model.Blob) (bool, *fa
 }
 
 // Mount makes a blob of another repository of the same registry one of this repository, without a transfer. It reports
-// false where the registry does not do that, or does not let this identity.
+// false where the registry does not do that, or does not let this identity. An empty from leaves it to the registry to
+// find a repository that has the blob. That costs nothing: where it finds none it opens the upload that comes next, and
+// where an upload is open already, or the registry is known to refuse, it is not asked.
 func (p *Pusher) Mount(ctx context.Context, b model.Blob, from string) (mounted bool, err error) {
-	if !usableRepository(from) {
+	if from == "" && !p.mayDiscover(b.Digest) {
+		return false, nil
+	}
+	if from != "" && !usableRepository(from) {
 		return false, fmt.Errorf("mount from %q: it is not a repository: %w", from, model.ErrInvalid)
 	}
-	err = p.try(ctx, func(c *client) *failure {
-		s := p.subject(c, "mount of blob "+b.Digest.String())
-		u := c.url(p.ref.Repository, "blobs", "uploads/")
-		u.RawQuery = withQuery(u, url.Values{"mount": {b.Digest.String()}, "from": {from}})
-		ctx := auth.AppendScopesForHost(ctx, c.endpoint.base.Host, auth.ScopeRepository(scopeName(c.endpoint.base, from), auth.ActionPull))
-		resp, f := c.do(ctx, s, http.MethodPost, u, http.Header{}, nil)
-		if f != nil {
-			return f
-		}
-		defer drain(resp.Body)
-		switch resp.StatusCode {
-		case http.StatusCreated:
-			mounted = true
-			return nil
-		case http.StatusAccepted: // it opened an upload instead
-			if location, err := uploadLocation(resp); err == nil {
-				p.keepSession(b.Digest, location)
-			}
-			return nil
-		case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusBadRequest, http.StatusMethodNotAllowed:
-			return nil // not from there; the upload will say what else is wrong
-		}
-		return s.status(resp.reply())
+	err = p.try(ctx, func(c *client) (f *failure) {
+		mounted, f = p.mount(ctx, c, b, from)
+		return f
 	})
 	return mounted, err
+}
+
+// mount asks once. distribution-spec, "Mounting a blob from another repository": a registry that cannot mount opens an
+// upload instead; without a repository it may look for one by itself ("automatic content discovery").
+func (p *Pusher) mount(ctx context.Context, c *client, b model.Blob, from string) (bool, *failure) {
+	s := p.subject(c, "mount of blob "+b.Digest.String())
+	u := c.url(p.ref.Repository, "blobs", "uploads/")
+	query := url.Values{"mount": {b.Digest.String()}}
+	if from != "" {
+		query.Set("from", from)
+		ctx = auth.AppendScopesForHost(ctx, c.endpoint.base.Host, auth.ScopeRepository(scopeName(c.endpoint.base, from), auth.ActionPull))
+	}
+	u.RawQuery = withQuery(u, query)
+	resp, f := c.do(ctx, s, http.MethodPost, u, http.Header{}, nil)
+	if f != nil {
+		return false, f
+	}
+	defer wire.Drain(resp.Body)
+	switch resp.StatusCode {
+	case http.StatusCreated:
+		return true, nil
+	case http.StatusAccepted: // it opened an upload instead
+		if location, err := uploadLocation(resp); err == nil {
+			p.keepSession(b.Digest, location)
+		}
+		return false, nil
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusBadRequest, http.StatusMethodNotAllowed:
+		if from == "" {
+			p.stopDiscovering()
+		}
+		return false, nil // not from there; the upload will say what else is wrong
+	}
+	if from == "" {
+		return false, nil // nobody asked for it, so it is no reason to fail
+	}
+	return false, s.status(resp.reply())
+}
+
+// mayDiscover reports whether a mount without a repository is worth a request, which then takes the place of another.
+func (p *Pusher) mayDiscover(d digest.Digest) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.undiscovering && p.sessions[d] == nil
+}
+
+func (p *Pusher) stopDiscovering() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.undiscovering = true
 }
 
 func withQuery(u *url.URL, more url.Values) string {
@@ -209,7 +245,7 @@ func (p *Pusher) PutManifest(ctx context.Context, mediaType string, manifest []b
 		if f != nil {
 			return f
 		}
-		defer drain(resp.Body)
+		defer wire.Drain(resp.Body)
 		if !slices.Contains([]int{http.StatusCreated, http.StatusOK, http.StatusAccepted}, resp.StatusCode) {
 			return s.status(resp.reply())
 		}

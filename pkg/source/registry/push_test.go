@@ -473,6 +473,69 @@ func TestMount(t *testing.T) {
 	}
 }
 
+// A registry may find by itself which repository has a blob. Where it does not, nothing more is asked than without it.
+func TestMountFromAnywhere(t *testing.T) {
+	_, blob, open := content()
+	const requested = "POST blobs"
+	for name, tt := range map[string]struct {
+		status  int
+		mounted bool
+		first   int // uploads asked for, for the first blob
+		again   int // and for the second
+	}{
+		"mounted": {201, true, 1, 1}, "an upload instead": {202, false, 1, 1}, "unknown to the registry": {405, false, 2, 1},
+		"refused": {400, false, 2, 1}, "broken": {501, false, 2, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			u := newUploads(t)
+			u.before = func(w http.ResponseWriter, r *http.Request) bool {
+				q := r.URL.Query()
+				if q.Get("mount") == "" || tt.status == 202 {
+					return false
+				}
+				if q.Get("mount") != blob.Digest.String() || q.Has("from") {
+					t.Errorf("query %s", r.URL.RawQuery)
+				}
+				w.WriteHeader(tt.status)
+				return true
+			}
+			p := u.pusher(t, registry.PushOptions{}, model.Credential{})
+			for i, want := range []int{tt.first, tt.again} {
+				u.asked = nil
+				mounted, err := p.Mount(t.Context(), blob, "")
+				if err != nil || mounted != tt.mounted {
+					t.Fatalf("%v, %v", mounted, err)
+				}
+				if !mounted {
+					if err := p.Upload(t.Context(), blob, open, nil); err != nil {
+						t.Fatal(err)
+					}
+				}
+				posts := 0
+				for _, a := range u.asked {
+					if a == requested {
+						posts++
+					}
+				}
+				if posts != want {
+					t.Errorf("blob %d: %d uploads were asked for: %q", i, posts, u.asked)
+				}
+			}
+		})
+	}
+	// After a mount that opened an upload there is nothing left to ask for.
+	u := newUploads(t)
+	p := u.pusher(t, registry.PushOptions{}, model.Credential{})
+	for _, from := range []string{"other/repo", ""} {
+		if mounted, err := p.Mount(t.Context(), blob, from); mounted || err != nil {
+			t.Fatalf("from %q: %v, %v", from, mounted, err)
+		}
+	}
+	if err := p.Upload(t.Context(), blob, open, nil); err != nil || !slices.Equal(u.asked, []string{requested, "PUT blobs"}) {
+		t.Errorf("%q, %v", u.asked, err)
+	}
+}
+
 func TestPutManifest(t *testing.T) {
 	manifest := []byte(`{"schemaVersion":2}`)
 	u := newUploads(t)

@@ -78,7 +78,7 @@ func (u *blobUpload) begin(ctx context.Context) (done bool, f *failure) {
 	if f != nil {
 		return false, f
 	}
-	defer drain(resp.Body)
+	defer wire.Drain(resp.Body)
 	switch resp.StatusCode {
 	case http.StatusCreated:
 		u.sent(u.blob.Size)
@@ -109,7 +109,7 @@ func (u *blobUpload) resume(ctx context.Context) {
 	if f != nil {
 		return
 	}
-	defer drain(resp.Body)
+	defer wire.Drain(resp.Body)
 	end, ok := rangeEnd(resp.Header.Get("Range"))
 	next, err := uploadLocation(resp)
 	// "0-0" is what registries say of an upload that is empty, and of one with a single byte.
@@ -137,7 +137,7 @@ func (u *blobUpload) patch(ctx context.Context) *failure {
 	if f != nil {
 		return u.local(f)
 	}
-	defer drain(resp.Body)
+	defer wire.Drain(resp.Body)
 	if resp.StatusCode != http.StatusAccepted {
 		return u.refused(resp)
 	}
@@ -168,7 +168,7 @@ func (u *blobUpload) commit(ctx context.Context) *failure {
 	if f != nil {
 		return u.local(f)
 	}
-	defer drain(resp.Body)
+	defer wire.Drain(resp.Body)
 	if resp.StatusCode != http.StatusCreated && resp.StatusCode != http.StatusNoContent && resp.StatusCode != http.StatusOK {
 		return u.refused(resp)
 	}

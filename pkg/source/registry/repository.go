@@ -152,13 +152,13 @@ func (r *repository) read(ctx context.Context, c *client, s subject, kind, refer
 
 func (r *repository) readURL(ctx context.Context, c *client, s subject, u *url.URL, header http.Header, limit int64) ([]byte, http.Header, *failure) {
 	outer := ctx
-	ctx, cancel := context.WithTimeoutCause(ctx, r.source.readTimeout, errSlow)
+	ctx, cancel := context.WithTimeoutCause(ctx, r.source.readTimeout, wire.ErrSlow)
 	defer cancel()
 	resp, f := c.get(ctx, s, http.MethodGet, u, header)
 	if f != nil {
-		return nil, nil, slow(outer, ctx, s, f)
+		return nil, nil, wire.Slow(outer, ctx, s.fail, f)
 	}
-	defer drain(resp.Body)
+	defer wire.Drain(resp.Body)
 	if resp.StatusCode != http.StatusOK {
 		return nil, nil, s.status(resp.reply())
 	}
@@ -168,7 +168,7 @@ func (r *repository) readURL(ctx context.Context, c *client, s subject, u *url.U
 	}
 	data, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	if err != nil {
-		return nil, nil, slow(outer, ctx, s, s.broken(ctx, resp.url.Host, err))
+		return nil, nil, wire.Slow(outer, ctx, s.fail, s.broken(ctx, resp.url.Host, err))
 	}
 	if int64(len(data)) > limit {
 		_ = resp.Body.Close()
@@ -203,13 +203,13 @@ var noHead = []int{
 func (r *repository) head(ctx context.Context, c *client, d digest.Digest) *failure {
 	s := r.subject(c, "manifest "+d.String())
 	outer := ctx
-	ctx, cancel := context.WithTimeoutCause(ctx, r.source.readTimeout, errSlow)
+	ctx, cancel := context.WithTimeoutCause(ctx, r.source.readTimeout, wire.ErrSlow)
 	defer cancel()
 	resp, f := c.get(ctx, s, http.MethodHead, c.url(r.ref.Repository, "manifests", d.String()), acceptHeader())
 	if f != nil {
-		return slow(outer, ctx, s, f)
+		return wire.Slow(outer, ctx, s.fail, f)
 	}
-	defer drain(resp.Body)
+	defer wire.Drain(resp.Body)
 	if resp.StatusCode != http.StatusOK {
 		return s.status(resp.reply())
 	}
@@ -221,5 +221,3 @@ func (r *repository) head(ctx context.Context, c *client, d digest.Digest) *fail
 
 // readTimeout bounds a request for a manifest or a config, body included. 4 MiB in a minute is slow everywhere.
 const readTimeout = time.Minute
-
-var errSlow = errors.New("no complete answer in time")

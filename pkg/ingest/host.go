@@ -13,7 +13,7 @@ const (
 	firstConnections = 4
 	// measureAfter is how long the throughput is measured at least before the number of connections is reconsidered, and
 	// measureRounds how many responses on each of them that takes, unless they take longer than measureLatest.
-	measureAfter  = 200 * time.Millisecond
+	measureAfter  = 100 * time.Millisecond
 	measureLatest = time.Second
 	measureRounds = 2
 	// growth is how much more throughput twice the connections must have brought to be kept.
@@ -69,10 +69,13 @@ type host struct {
 	bytes     int64
 	responses int
 	starved   bool // somebody had to wait
+	older     int  // responses under way that began under another limit: nothing counts before they have ended
+	settled   bool // the limit that serves best was found once
 	// What the limit is compared with.
-	before int       // the limit that was doubled to try the present one; 0 when none is tried
-	best   float64   // bytes a second with that
-	calm   time.Time // until when nothing is tried
+	before  int       // the limit that was doubled to try the present one; 0 when none is tried
+	best    float64   // bytes a second with that
+	doubted bool      // the present one brought nothing the last time it was measured
+	calm    time.Time // until when nothing is tried
 }
 
 // acquire waits for a place. Give it back with release.
@@ -147,12 +150,21 @@ func (h *host) delivered(n int) {
 	h.bytes += int64(n)
 	h.pace.delivered += int64(n)
 	elapsed := now.Sub(h.since)
-	if elapsed < measureAfter || elapsed < measureLatest && h.responses < measureRounds*h.limit {
+	few := elapsed < measureAfter || h.older > 0 || h.responses < measureRounds*h.limit
+	if few && elapsed < measureLatest {
 		return
 	}
+	before := h.limit
 	h.measured(float64(h.bytes)/elapsed.Seconds(), now)
-	h.bytes, h.responses, h.since, h.starved = 0, 0, now, false
+	if h.older = 0; h.limit != before {
+		h.older = h.active
+	}
+	h.measureAnew(now)
 	h.admit()
+}
+
+func (h *host) measureAnew(now time.Time) {
+	h.bytes, h.responses, h.since, h.starved = 0, 0, now, len(h.queue) > 0
 }
 
 // measured decides on the limit, given the bytes a second that came since the last decision. The caller holds mu.
@@ -160,14 +172,16 @@ func (h *host) measured(rate float64, now time.Time) {
 	tried := h.before > 0
 	switch {
 	case !h.starved:
-		h.before = 0 // nobody wanted more: it says nothing about what more would bring
+		h.before, h.settled = 0, true // nobody wanted more: it says nothing about what more would bring
+	case tried && rate < h.best*growth && !h.doubted:
+		h.doubted = true // the disk or a neighbour may have been in the way: it is measured once more
 	case tried && rate < h.best*growth:
-		h.limit, h.before = h.before, 0
+		h.limit, h.before, h.doubted, h.settled = h.before, 0, false, true
 		h.calm = now.Add(tryAgain)
 	case h.limit == h.max || !tried && now.Before(h.calm):
-		h.before = 0
+		h.before, h.settled = 0, true
 	default:
-		h.best, h.before = rate, h.limit
+		h.best, h.before, h.doubted = rate, h.limit, false
 		h.limit = min(2*h.limit, h.max)
 	}
 }
@@ -189,7 +203,11 @@ func (h *host) span() int64 {
 		return firstSpan
 	}
 	span := int64(class(int64(min(h.rate, maxSpan))))
-	for span > slowSpan && span*int64(h.limit) > h.memory {
+	connections := int64(h.limit)
+	if !h.settled {
+		connections *= 2 // there must be room to try more of them
+	}
+	for span > slowSpan && span*connections > h.memory {
 		span /= 2
 	}
 	return max(slowSpan, span)
@@ -200,6 +218,11 @@ func (h *host) took(n int, d time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.responses++
+	if h.older > 0 {
+		if h.older--; h.older == 0 {
+			h.measureAnew(time.Now())
+		}
+	}
 	h.pace.took(n, d)
 	if n < minSpan {
 		return // says more about the latency than about the speed

@@ -2,12 +2,18 @@ package ingest
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"io"
 	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/model-csi/model-csi/pkg/model"
 )
 
 // TestHostQueue gives places in the order in which they were asked for, to those who still want one.
@@ -113,9 +119,9 @@ func TestConnectionsFollowThroughput(t *testing.T) {
 		idle bool // nobody waits
 		want []int
 	}{
-		{"each connection is limited", func(n int) float64 { return each * float64(n) }, false, []int{8, 16, 16, 16}},
-		{"the link is limited", func(int) float64 { return each }, false, []int{8, 4, 4, 4}},
-		{"the link is limited above eight", func(n int) float64 { return each * float64(min(n, 8)) }, false, []int{8, 16, 8, 8}},
+		{"each connection is limited", func(n int) float64 { return each * float64(n) }, false, []int{8, 16, 16, 16, 16}},
+		{"the link is limited", func(int) float64 { return each }, false, []int{8, 8, 4, 4, 4}},
+		{"the link is limited above eight", func(n int) float64 { return each * float64(min(n, 8)) }, false, []int{8, 16, 16, 8, 8}},
 		{"nobody wants more", func(n int) float64 { return each * float64(n) }, true, []int{4, 4, 4, 4}},
 	}
 	for _, tc := range tests {
@@ -135,7 +141,7 @@ func TestConnectionsFollowThroughput(t *testing.T) {
 			if tc.idle {
 				return
 			}
-			// What brought nothing is tried again after a while, and given up again after one look.
+			// What brought nothing is tried again after a while, and given up again soon.
 			before := h.limit
 			h.starved = true
 			h.measured(tc.rate(h.limit), now.Add(tryAgain))
@@ -153,6 +159,10 @@ func TestSpansShareTheMemory(t *testing.T) {
 		t.Errorf("the first span has %d bytes", got)
 	}
 	h.rate = 1e9
+	if got := h.span(); got != 8<<20 {
+		t.Errorf("as long as more connections are tried a span has %d bytes", got)
+	}
+	h.settled = true
 	for limit, want := range map[int]int64{1: maxSpan, 4: maxSpan, 8: 8 << 20, 16: 4 << 20, 64: slowSpan} {
 		if h.limit = limit; h.span() != want {
 			t.Errorf("with %d connections a span has %d bytes, want %d", limit, h.span(), want)
@@ -162,3 +172,52 @@ func TestSpansShareTheMemory(t *testing.T) {
 		t.Errorf("of a slow host a span has %d bytes", h.span())
 	}
 }
+
+// paced delivers zeros as one connection of a registry does that limits each of them.
+type paced struct {
+	left int64
+	rate int64 // bytes a second
+}
+
+func (p *paced) Read(b []byte) (int, error) {
+	n := min(int64(len(b)), 256<<10, p.left)
+	if n == 0 {
+		return 0, io.EOF
+	}
+	clear(b[:n])
+	p.left -= n
+	time.Sleep(time.Duration(n) * time.Second / time.Duration(p.rate))
+	return int(n), nil
+}
+
+func (p *paced) Close() error { return nil }
+
+// TestConnectionsOvercomeTheirLimit is at least six times as fast as one connection that is limited, from the first byte
+// on, for what takes one of them ten seconds.
+func TestConnectionsOvercomeTheirLimit(t *testing.T) {
+	const rate, size = 50 << 20, 500 << 20
+	h := sha256.New()
+	for range size / len(zeros) {
+		h.Write(zeros)
+	}
+	blob := model.Blob{Digest: digest.NewDigest(digest.SHA256, h), Size: size}
+	for _, latency := range []time.Duration{0, 20 * time.Millisecond} {
+		synctest.Test(t, func(t *testing.T) {
+			e := New(Options{})
+			began := time.Now()
+			err := e.File(t.Context(), Job{Blob: blob, Host: "h", Open: func(_ context.Context, offset, length int64) (Body, error) {
+				time.Sleep(latency)
+				return Body{ReadCloser: &paced{length, rate}, Offset: offset, Length: length}, nil
+			}}, nowhere{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(began); took > 10*time.Second/6 {
+				t.Errorf("with a latency of %s it took %s, by %d connections at last", latency, took, e.hosts.get("h").limit)
+			}
+			checkIdle(t, e)
+		})
+	}
+}
+
+var zeros = make([]byte, 1<<20)

@@ -75,9 +75,6 @@ func (r *report) markdown() string {
 		}
 		b.WriteString(" CPU | peak memory | disk | requests |\n" + rule + " ---: | ---: | ---: | ---: |\n")
 		for _, t := range s.Tools {
-			if len(t.Samples) == 0 {
-				continue
-			}
 			name := t.Name
 			switch {
 			case t.Name == "model-csi":
@@ -87,8 +84,12 @@ func (r *report) markdown() string {
 			default:
 				name += " " + t.Version
 			}
+			if len(t.Samples) == 0 {
+				fmt.Fprintf(&b, "| %s | failed |%s\n", name, strings.Repeat(" |", strings.Count(rule, "|")+1))
+				continue
+			}
 			m := t.Median
-			fmt.Fprintf(&b, "| %s | %s | %.2f | %s |", name, seconds(m.Wall), t.OfBestPeer, seconds(m.Sync))
+			fmt.Fprintf(&b, "| %s | %s | %s | %s |", name, seconds(m.Wall), ratio(t.OfBestPeer), seconds(m.Sync))
 			if reads {
 				fmt.Fprintf(&b, " %s |", seconds(m.Read))
 			}
@@ -100,6 +101,14 @@ func (r *report) markdown() string {
 	}
 	b.WriteString("\n")
 	return b.String()
+}
+
+// ratio leaves out what there was nothing to compare with.
+func ratio(r float64) string {
+	if r == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.2f", r)
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -108,24 +108,11 @@ func downloadOne(ctx context.Context, url string, size int64, file string, buffe
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	return fetch(ctx, url, size, &copied{f, buffer})
+	return fetch(ctx, url, size, f, buffer)
 }
 
-// copied is a writer that is read into through one buffer: neither side may find a shorter way around it.
-type copied struct {
-	to     io.Writer
-	buffer []byte
-}
-
-func (c *copied) Write(p []byte) (int, error) { return c.to.Write(p) }
-
-// ReadFrom implements io.ReaderFrom.
-func (c *copied) ReadFrom(r io.Reader) (int64, error) {
-	return io.CopyBuffer(struct{ io.Writer }{c.to}, struct{ io.Reader }{r}, c.buffer)
-}
-
-// fetch downloads a blob into w.
-func fetch(ctx context.Context, url string, size int64, w io.Writer) error {
+// fetch downloads a blob into w, through the buffer.
+func fetch(ctx context.Context, url string, size int64, w io.Writer, buffer []byte) error {
 	q, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
@@ -135,7 +122,8 @@ func fetch(ctx context.Context, url string, size int64, w io.Writer) error {
 		return err
 	}
 	defer func() { _ = p.Body.Close() }()
-	n, err := io.Copy(w, struct{ io.Reader }{p.Body})
+	// Of both only what is wanted is shown, or they would find a shorter way around the buffer.
+	n, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{p.Body}, buffer)
 	if err != nil {
 		return err
 	}
@@ -157,9 +145,10 @@ func hash(ctx context.Context, j *job) error {
 
 // load brings the layers into memory.
 func load(ctx context.Context, j *job) error {
+	buffer := make([]byte, mib)
 	for url, size := range j.blobs {
-		b := bytes.NewBuffer(make([]byte, 0, size+bytes.MinRead))
-		if err := fetch(ctx, url, size, b); err != nil {
+		b := bytes.NewBuffer(make([]byte, 0, size))
+		if err := fetch(ctx, url, size, b, buffer); err != nil {
 			return err
 		}
 		j.loaded = append(j.loaded, b.Bytes())
